@@ -54,6 +54,8 @@ export const CONTROL_OPERATIONS = {
       version: z.string().max(100), addrs: z.array(address).max(32), labels: z.record(z.string().max(100), z.string().max(300)),
       /** How many peers this node serves at once, and how many of those slots are free now. */
       uploadSlots: z.number().int().min(0).max(100_000), slotsFree: z.number().int().min(0).max(100_000).optional(),
+      /** For supernodes that admit only nodes which know it. */
+      joinToken: z.string().max(1024).optional(),
     }),
     answer: z.object({ /** The supernode's ed25519 public key, base64url of 32 bytes. */ grantKey: z.string().max(100), heartbeatMs: z.number().int().min(100).max(3_600_000), peerId }),
     progress: empty,
