@@ -53,7 +53,8 @@ export function loadDockerConfig(path?: string): CredentialSource {
       if (found.size > MAX_DOCKER_CONFIG_BYTES) throw new SkimmerError('LIMIT_EXCEEDED', `${candidate} is larger than ${MAX_DOCKER_CONFIG_BYTES} bytes`)
       const parsed = configSchema.safeParse(parseJsonObject(await readFile(candidate), candidate, MAX_DOCKER_CONFIG_BYTES))
       if (!parsed.success) throw new SkimmerError('INVALID_DATA', `${candidate} is not a docker config: ${firstIssue(parsed.error)}`)
-      return (read = { path: candidate, version, config: parsed.data })
+      read = { path: candidate, version, config: parsed.data }
+      return read
     }
     if (path !== undefined) throw new SkimmerError('NOT_FOUND', `the registry credentials file ${path} does not exist`)
     return undefined

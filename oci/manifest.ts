@@ -73,6 +73,8 @@ export function parseJsonObject(bytes: Uint8Array, what: string, limit: number):
   return document as Record<string, unknown>
 }
 
+const known = (type: string | undefined): type is string => type !== undefined && (isIndexType(type) || isManifestType(type))
+
 /**
  * Reads a manifest or an index. `contentType` is what the registry called it, if anything. A document that could be read as
  * both (the confusion of CVE-2021-41190) is refused. Throws INVALID_DATA with the field, LIMIT_EXCEEDED over 4 MiB,
@@ -85,7 +87,6 @@ export function parseManifest(bytes: Uint8Array, contentType?: string, what = 't
   if (document.schemaVersion === 1 || isSchema1Type(declared ?? '') || isSchema1Type(header ?? '')) {
     throw new SkimmerError('UNSUPPORTED', `${what} is Docker schema 1, which registries and containerd have dropped; push the image again with a current tool`)
   }
-  const known = (type: string | undefined): type is string => type !== undefined && (isIndexType(type) || isManifestType(type))
   if (known(declared) && known(header) && declared !== header) {
     throw new SkimmerError('INVALID_DATA', `${what}: the registry calls it ${header}, the document itself ${declared}`)
   }

@@ -48,7 +48,7 @@ export const isForeignLayer = (mediaType: string): boolean =>
 export const isIndexType = (mediaType: string): boolean => mediaType === MEDIA_TYPES.ociIndex || mediaType === MEDIA_TYPES.dockerIndex
 export const isManifestType = (mediaType: string): boolean => mediaType === MEDIA_TYPES.ociManifest || mediaType === MEDIA_TYPES.dockerManifest
 export const isConfigType = (mediaType: string): boolean => mediaType === MEDIA_TYPES.ociConfig || mediaType === MEDIA_TYPES.dockerConfig
-export const isSchema1Type = (mediaType: string): boolean => /^application\/vnd\.docker\.distribution\.manifest\.v1\+/.test(mediaType)
+export const isSchema1Type = (mediaType: string): boolean => mediaType.startsWith('application/vnd.docker.distribution.manifest.v1+')
 
 /** `Application/JSON; charset=utf-8` -> `application/json`. */
 export const bareMediaType = (header: string): string => header.split(';', 1)[0].trim().toLowerCase()

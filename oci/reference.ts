@@ -88,7 +88,8 @@ export function parseReference(text: string): Reference {
   if (!isRepository(repository)) refuse(text, `"${rest}" is not a repository name`)
 
   if (tag === undefined && digest === undefined) tag = DEFAULT_TAG
-  return { registry, repository, ...(tag === undefined ? {} : { tag }), ...(digest === undefined ? {} : { digest }) }
+  // Absent rather than undefined: references are compared, and kept as JSON.
+  return { registry, repository, ...(tag !== undefined && { tag }), ...(digest !== undefined && { digest }) }
 }
 
 const suffix = (reference: Reference): string =>
