@@ -119,8 +119,7 @@ suite(`the FUSE channel ${whyNoMounts}`, () => {
 
   test('a reader that is killed while it waits goes away at once; another one still gets the data', async () => {
     const one = layer(1_000_000)
-    let deliver: () => void = () => undefined
-    const delivered = new Promise<void>((resolve) => { deliver = resolve })
+    const { promise: delivered, resolve: deliver } = Promise.withResolvers<void>()
     const asked = { count: 0 }
     const served = await serve({ source: { read: async () => { asked.count++; await delivered; one.present(0, one.resource.table.count) } } })
     served.publishLayer(one.name, one.resource)
