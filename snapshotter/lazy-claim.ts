@@ -1,8 +1,8 @@
 // The remote-snapshotter contract: a layer that can be served lazily is committed by ourselves before containerd downloads it.
-import { createHash } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import type { Counter } from 'prom-client'
+import { chainId as chainIdOf } from '../oci/chain-id.ts'
 import { SkimmerError, hasCode } from '../oci/errors.ts'
 import { TARGET_LABEL, isDigest, readImageLabels } from './image-labels.ts'
 import { KeyedLock } from './keyed-lock.ts'
@@ -86,15 +86,16 @@ export class LazyClaims {
     const parentDiffIds = ancestors.flatMap(each => (each.lazy === undefined ? [] : [each.lazy.diffId])).toReversed()
     const claim = { ...readImageLabels(labels), chainId: target, parentDiffIds }
     let layer: ClaimedLayer
+    let chainId: string
     try {
       layer = await this.#ask(lazy, claim, signal)
+      chainId = chainIdOf([...parentDiffIds, layer.diffId])
     } catch (error) {
       if (signal.aborted) throw new SkimmerError('ABORTED', `the caller gave up on layer ${target}`, { cause: error })
       return this.#refused(target, error)
     }
     // Known until a snapshot names it: should anything below fail, the node is told to forget it.
     this.#forgettable.add(layer.diffId)
-    const chainId = chainOf(ancestors[0]?.lazy?.chainId, layer.diffId)
     if (chainId !== target) return this.#ordinary('mismatch', `layer ${layer.diffId} does not make the chain ${target} but ${chainId}`, { target })
     try {
       await this.#store.create({
@@ -157,11 +158,6 @@ export class LazyClaims {
     }
     this.#forgettable.clear()
   }
-}
-
-/** OCI image specification, "Layer ChainID". */
-function chainOf(parentChainId: string | undefined, diffId: string): string {
-  return parentChainId === undefined ? diffId : `sha256:${createHash('sha256').update(`${parentChainId} ${diffId}`).digest('hex')}`
 }
 
 /** A claim that ignores its signal must not hold containerd. */
