@@ -86,7 +86,33 @@ export function parseJson(body: Buffer): unknown {
   }
 }
 
+/**
+ * Resolves when the stream takes more; rejects when it closes or `signal` aborts. Not the stream's own `onDrain`: in
+ * @libp2p/utils 7 that keeps its first promise, and so resolves at once ever after.
+ */
+export function drained(stream: Stream, signal?: AbortSignal): Promise<void> {
+  if (!stream.writableNeedsDrain) return Promise.resolve()
+  return new Promise((resolve, reject) => {
+    const stop = (error?: Error): void => {
+      stream.removeEventListener('drain', onDrain)
+      stream.removeEventListener('close', onClose)
+      signal?.removeEventListener('abort', onAbort)
+      if (error === undefined) resolve()
+      else reject(error)
+    }
+    // The stream sends on in a microtask after 'drain', and may fill again at once.
+    const onDrain = (): void => queueMicrotask(() => { if (!stream.writableNeedsDrain) stop() })
+    const onClose = (): void => stop(new SkimmerError('UNAVAILABLE', 'the stream closed while sending'))
+    const onAbort = (): void => stop(new SkimmerError('ABORTED', 'given up while sending', { cause: signal?.reason }))
+    stream.addEventListener('drain', onDrain)
+    stream.addEventListener('close', onClose)
+    signal?.addEventListener('abort', onAbort, { once: true })
+    if (stream.writeStatus !== 'writable') onClose()
+    else if (signal?.aborted) onAbort()
+  })
+}
+
 /** Send, and wait when the stream's buffer is full. */
 export async function sendAll(stream: Stream, data: Uint8Array, signal?: AbortSignal): Promise<void> {
-  if (!stream.send(data)) await stream.onDrain({ signal })
+  if (!stream.send(data)) await drained(stream, signal)
 }
