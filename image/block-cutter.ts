@@ -1,19 +1,21 @@
 // Cuts a layer's stream into blocks along its files, the same way whatever the pieces it arrives in.
 import { padded } from './tar-header.ts'
 
-/** What a block should hold: large files are cut every so many bytes, small ones share a block up to it. */
-export const TARGET_BLOCK_LENGTH = 256 * 1024
-/** Files from this size start a block of their own; a rest below it stays with the piece before. */
+/**
+ * No block is longer: large files are cut every so many bytes, small ones share a block up to it. zstd makes the same frame of
+ * 256 KiB or less however much room it is given for output, but not of more (it looks ahead over three of its own blocks).
+ */
+export const LONGEST_BLOCK = 256 * 1024
+/** Files from this size start a block of their own. */
 export const LARGE_FILE_LENGTH = 64 * 1024
-/** Headers and trailing padding that run on for so long are cut although no file's edge is near. No block is longer. */
-const LONGEST_BLOCK = 2 * TARGET_BLOCK_LENGTH
 
 /**
  * Rules, in stream order:
- * - a file of LARGE_FILE_LENGTH or more starts a block with its first byte, is cut every TARGET_BLOCK_LENGTH (the last piece
- *   takes a rest of less than LARGE_FILE_LENGTH in), and its last block ends with its padding: equal large files give equal
- *   blocks wherever they stand; its header belongs to the block before;
- * - a smaller one goes whole, with its headers, into the current block, unless that would grow past TARGET_BLOCK_LENGTH.
+ * - a file of LARGE_FILE_LENGTH or more starts a block with its first byte, is cut every LONGEST_BLOCK (a last piece of less
+ *   than LARGE_FILE_LENGTH shares evenly with the one before), and its last block ends with its padding: equal large files
+ *   give equal blocks wherever they stand; its header belongs to the block before;
+ * - a smaller one goes whole, with its headers, into the current block, unless that would grow past LONGEST_BLOCK;
+ * - headers and trailing padding that run on are cut every LONGEST_BLOCK.
  *
  * All cuts but the stream's end are at multiples of 512. A block is emitted as soon as its end is known; what is held
  * back is bounded by LONGEST_BLOCK and one piece.
@@ -41,7 +43,7 @@ export class BlockCutter {
     const end = dataOffset + padded(dataLength)
     const isLarge = dataLength >= LARGE_FILE_LENGTH
     const wanted = isLarge ? dataOffset : end
-    if (wanted - this.#blockStart > TARGET_BLOCK_LENGTH && this.#entryStart > this.#blockStart) this.#cut(this.#entryStart)
+    if (wanted - this.#blockStart > LONGEST_BLOCK && this.#entryStart > this.#blockStart) this.#cut(this.#entryStart)
     if (isLarge) {
       if (dataOffset > this.#blockStart) this.#cut(dataOffset)
       this.#largeEnd = end
@@ -73,12 +75,13 @@ export class BlockCutter {
   #decide(to: number): void {
     for (;;) {
       if (this.#largeEnd > this.#blockStart) {
-        const rest = this.#largeEnd - this.#blockStart
-        const at = rest >= TARGET_BLOCK_LENGTH + LARGE_FILE_LENGTH ? this.#blockStart + TARGET_BLOCK_LENGTH : this.#largeEnd
+        const at = this.#blockStart + largePiece(this.#largeEnd - this.#blockStart)
         if (at > to) return
         this.#cut(at)
-      } else if (to - this.#blockStart > LONGEST_BLOCK) this.#cut(this.#blockStart + TARGET_BLOCK_LENGTH)
-      else return
+      } else if (to - this.#blockStart > LONGEST_BLOCK) {
+        const atEntry = this.#entryStart > this.#blockStart && this.#entryStart <= this.#blockStart + LONGEST_BLOCK
+        this.#cut(atEntry ? this.#entryStart : this.#blockStart + LONGEST_BLOCK)
+      } else return
     }
   }
 
@@ -112,4 +115,10 @@ export class BlockCutter {
     this.#held.splice(0, used)
     return parts.length === 1 ? parts[0] : Buffer.concat(parts, length)
   }
+}
+
+/** How much of a large file's rest (a multiple of 512) the next block takes. */
+function largePiece(rest: number): number {
+  if (rest <= LONGEST_BLOCK) return rest
+  return rest < LONGEST_BLOCK + LARGE_FILE_LENGTH ? padded(rest / 2) : LONGEST_BLOCK
 }

@@ -1,6 +1,6 @@
-// Compresses blocks on libuv's threads, several at once, and hands them on in order with their hashes.
+// Takes raw blocks as they are cut, has them compressed several at once, and hands them on in order with their hashes.
 import { hash } from 'node:crypto'
-import { constants, zstdCompress } from 'node:zlib'
+import { BlockCompressor } from './block-compressor.ts'
 import { CODEC_RAW, CODEC_ZSTD } from './block-table.ts'
 
 /** A block as it goes into the pack. */
@@ -20,10 +20,12 @@ export interface PackSink {
 
 /** Blocks being compressed or waiting for their turn: enough to keep every core busy, few enough for a few MiB a layer. */
 const MOST_PENDING = 8
+/** Contexts of zstd a layer: libuv has four threads. */
+const LANES = 4
 
 export class BlockPacker {
   readonly #sink: PackSink
-  readonly #level: number
+  readonly #compressor: BlockCompressor
   readonly #pending: Promise<PackedBlock>[] = []
   #running: Promise<void> | undefined
   #failure: unknown
@@ -31,7 +33,7 @@ export class BlockPacker {
 
   constructor(sink: PackSink, options: { level: number }) {
     this.#sink = sink
-    this.#level = options.level
+    this.#compressor = new BlockCompressor({ lanes: LANES, level: options.level })
   }
 
   /** Starts a block on its way. `raw` must not change until it is through. Errors come out of room() and finish(). */
@@ -52,9 +54,10 @@ export class BlockPacker {
     if (this.#failure !== undefined) throw this.#failure
   }
 
-  /** Resolves when the sink has taken every block. */
+  /** Resolves when the sink has taken every block; no more may be added. */
   async finish(): Promise<void> {
     await this.#running
+    this.#compressor.close()
     if (this.#failure !== undefined) throw this.#failure
   }
 
@@ -74,23 +77,10 @@ export class BlockPacker {
     this.#running = undefined
   }
 
-  #pack(raw: Uint8Array): Promise<PackedBlock> {
-    return new Promise((resolve, reject) => {
-      const options = {
-        params: { [constants.ZSTD_c_compressionLevel]: this.#level },
-        // The size in the frame lets readers decode in one step, and lets zstd use tables that fit the block.
-        pledgedSrcSize: raw.length,
-        // One output buffer of its own memory, so that it can be transferred: larger than Node's shared pool.
-        chunkSize: Math.max(raw.length + 1024, 16_384),
-      }
-      zstdCompress(raw, options, (error, zstd) => {
-        if (error !== null) reject(error)
-        else {
-          const shrinks = zstd.length < raw.length
-          const packed = shrinks ? zstd : raw
-          resolve({ packed, rawLength: raw.length, codec: shrinks ? CODEC_ZSTD : CODEC_RAW, hash: hash('sha256', packed, 'buffer') })
-        }
-      })
-    })
+  async #pack(raw: Uint8Array): Promise<PackedBlock> {
+    const frame = await this.#compressor.compress(raw)
+    const shrinks = frame.length < raw.length
+    const packed = shrinks ? frame : raw
+    return { packed, rawLength: raw.length, codec: shrinks ? CODEC_ZSTD : CODEC_RAW, hash: hash('sha256', packed, 'buffer') }
   }
 }

@@ -7,7 +7,7 @@ export const MAX_EXTENTS = 2 ** 21
 export const MAX_NAME_BYTES = 512 * 1024 * 1024
 /** The file table before compression. */
 export const MAX_FILE_TABLE_BYTES = 512 * 1024 * 1024
-/** Bytes of raw data in a block; the cutter makes blocks of at most half of it. */
+/** Bytes of raw data in a block; the cutter makes blocks of at most 256 KiB. */
 export const MAX_BLOCK_RAW_LENGTH = 1024 * 1024
 /** 2^20 blocks of 256 KiB are 256 GiB. */
 export const MAX_BLOCKS = 2 ** 20
