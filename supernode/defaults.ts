@@ -48,3 +48,11 @@ export const DEFAULT_PARALLEL_JOBS = 2
 export const DEFAULT_FORGET_AFTER_MS = 10 * 60_000
 /** How long a peer that asked for a resource, and holds none of it, is offered to others as one that will. */
 export const DEFAULT_INTEREST_MS = 10 * 60_000
+/** How long a registry's earlier yes outlives its later no for the same credentials: tokens of cloud registries expire every 12 hours, and starts must go on. */
+export const DEFAULT_REFUSED_GRACE_MS = 24 * 3_600_000
+/** How long a peer that resolved an image may name it by its chainID alone. */
+export const DEFAULT_PEER_ACCESS_MS = 30 * 24 * 3_600_000
+/** How long an image that nobody asks for is remembered. */
+export const DEFAULT_IMAGE_MEMORY_MS = 90 * 24 * 3_600_000
+/** How long nodes may take to hold a preheated image. */
+export const DEFAULT_PUSH_MS = 3_600_000

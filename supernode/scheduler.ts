@@ -208,6 +208,16 @@ export class Scheduler {
     return gone
   }
 
+  /** Whether it said hello and is not banned. */
+  knows(peerId: string): boolean {
+    const peer = this.#peers.get(peerId)
+    return peer !== undefined && peer.bannedUntil <= this.#clock()
+  }
+
+  holdsWhole(peerId: string, resource: string): boolean {
+    return this.#peers.get(peerId)?.holdings.get(resource)?.whole === true
+  }
+
   alive(peerId: string): boolean {
     const peer = this.#peers.get(peerId)
     return peer !== undefined && this.#alive(peer, this.#clock())
