@@ -105,21 +105,9 @@ export class RegistryRequests {
       repository: request.repository,
     }
     // A URL that the registry gave may lead elsewhere (upload to a storage service): no credentials there.
-    const authorized = asked.origin === own.origin
-    let authorization = authorized ? await this.#auth.header(target, request.signal) : undefined
-    let response = await this.#persistently(endpoint, request, asked, authorization)
-    const replayable = request.body === undefined || request.body instanceof Uint8Array
-    // 403 is what some registries say to expired credentials; it is worth one more try when there were any.
-    for (let renewals = 0; renewals < 2 && authorized && replayable && response.url.origin === own.origin && (response.status === 401 || (response.status === 403 && authorization !== undefined)); renewals++) {
-      await discard(response.body)
-      const renewed = await this.#auth.renew(target, response.headers['www-authenticate'], authorization, request.signal)
-      if (renewed === undefined || renewed === authorization) {
-        response = await this.#persistently(endpoint, request, asked, authorization) // for its error body: the first was let go
-        break
-      }
-      authorization = renewed
-      response = await this.#persistently(endpoint, request, asked, authorization)
-    }
+    const { response, authorization } = await (asked.origin === own.origin
+      ? this.#authorized(endpoint, request, asked, target)
+      : this.#persistently(endpoint, request, asked, undefined).then((answer) => ({ response: answer, authorization: undefined })))
     if ((response.status >= 200 && response.status < 300) || request.accept?.includes(response.status)) return { ...response, endpoint, asked }
     throw await answerError(response, {
       what: request.what,
@@ -127,6 +115,25 @@ export class RegistryRequests {
       secrets: authorization === undefined ? [] : [authorization, authorization.slice(authorization.indexOf(' ') + 1)],
       anonymous: authorization === undefined,
     })
+  }
+
+  async #authorized(endpoint: Endpoint, request: RegistryRequest, url: URL, target: AuthTarget): Promise<{ response: HttpResponse; authorization: string | undefined }> {
+    const replayable = request.body === undefined || request.body instanceof Uint8Array
+    let authorization = await this.#auth.header(target, request.signal)
+    for (let renewals = 0; ; renewals++) {
+      const response = await this.#persistently(endpoint, request, url, authorization)
+      // 403 is what some registries say to expired credentials: worth another try when there were any.
+      const refused = response.status === 401 || (response.status === 403 && authorization !== undefined)
+      // After a redirect it is not the registry that refuses.
+      if (!refused || !replayable || renewals === 2 || response.url.origin !== url.origin) return { response, authorization }
+      const renewed = await this.#auth.renew(target, response.headers['www-authenticate'], authorization, request.signal).catch(async (error: unknown) => {
+        await discard(response.body)
+        throw error
+      })
+      if (renewed === undefined || renewed === authorization) return { response, authorization }
+      await discard(response.body)
+      authorization = renewed
+    }
   }
 
   async #url(endpoint: Endpoint, request: RegistryRequest): Promise<URL> {

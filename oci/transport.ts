@@ -88,7 +88,7 @@ export class Transport {
       // Blobs are what their digest says: nothing on the way may re-encode them.
       'accept-encoding': 'identity',
       ...request.headers,
-      authorization,
+      ...(authorization !== undefined && { authorization }),
     }
     if (body !== undefined) headers['content-length'] = String(body instanceof Uint8Array ? body.length : body.size)
     try {
