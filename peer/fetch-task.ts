@@ -8,6 +8,8 @@ export type UnsavedBlocks = Map<number, Buffer>
 export class Waiter {
   readonly promise: Promise<UnsavedBlocks | undefined>
   readonly demand: boolean
+  /** Called once when it ends either way. */
+  onSettled: (() => void) | undefined
   #left: number
   #unsaved: UnsavedBlocks | undefined
   #resolve!: (unsaved: UnsavedBlocks | undefined) => void
@@ -31,12 +33,14 @@ export class Waiter {
     if (unsaved !== undefined) (this.#unsaved ??= new Map()).set(block, unsaved)
     if (--this.#left > 0 || this.#settled) return
     this.#settled = true
+    this.onSettled?.()
     this.#resolve(this.#unsaved)
   }
 
   fail(error: Error): void {
     if (this.#settled) return
     this.#settled = true
+    this.onSettled?.()
     this.#reject(error)
   }
 }

@@ -1,0 +1,86 @@
+// Background fetching of one resource: keeps every peer's pipeline full, takes from the supernode only what no peer has or will soon have.
+import type { BackgroundQueue } from './background-queue.ts'
+import type { FetchContext } from './fetch-context.ts'
+import type { RemotePeer } from './remote-peer.ts'
+import type { Resource } from './resource.ts'
+import { pipelineBytes } from './source-choice.ts'
+import { ownsPiece, peerSeed } from './stripes.ts'
+
+/** Bytes of one request: several are in flight, and a batch must not be all that a peer has to trade. */
+const REQUEST_BYTES = 384 * 1024
+/** A peer this many times slower than the supernode does not keep its blocks from being asked there. */
+const SLOW = 4
+/** The most blocks taken out of turn at once. */
+const MAX_STEAL = 64
+
+/**
+ * Each node brings its own stripe of the resource from the supernode (see stripes.ts) and trades for the others: six nodes
+ * that want it at once then take one copy from the supernode between them. A stripe whose owner does not deliver is taken
+ * over slowly at first, then faster.
+ */
+export class BackgroundFill {
+  readonly #context: FetchContext
+  readonly #resource: Resource
+  readonly #queue: BackgroundQueue
+  readonly #mayAsk: (peer: RemotePeer) => boolean
+  readonly #ask: (peer: RemotePeer, blocks: number[]) => void
+  #idleSince: number | undefined
+  #steal = 4
+
+  constructor(context: FetchContext, resource: Resource, queue: BackgroundQueue, mayAsk: (peer: RemotePeer) => boolean, ask: (peer: RemotePeer, blocks: number[]) => void) {
+    this.#context = context
+    this.#resource = resource
+    this.#queue = queue
+    this.#mayAsk = mayAsk
+    this.#ask = ask
+  }
+
+  /** Something came from a peer: stripes are moving. */
+  progressed(fromSupernode: boolean): void {
+    if (!fromSupernode) this.#steal = 4
+  }
+
+  /** `underWay`: whether anything of this resource is asked for now. */
+  fill(underWay: () => boolean): void {
+    const { id, table } = this.#resource
+    if (this.#queue.size === 0 || this.#context.background.wait() > 0) return
+    const peers = this.#context.peers(id).filter(this.#mayAsk)
+    const supernode = this.#context.supernodes(id).find(this.#mayAsk)
+    const size = (block: number): number => table.packedOffsets[block + 1] - table.packedOffsets[block]
+    const holders = (block: number): number => peers.reduce((sum, peer) => sum + (peer.has(id, block) ? 1 : 0), 0)
+    // A random peer first: not always the same one gets the first choice.
+    const start = Math.floor(Math.random() * peers.length)
+    for (let index = 0; index < peers.length; index++) {
+      const peer = peers[(start + index) % peers.length]
+      this.#keepBusy(peer, size, block => peer.has(id, block), holders)
+    }
+    if (supernode === undefined || this.#queue.size === 0) return
+    const supernodeRate = supernode.speed.rate
+    const quick = peers.filter(peer => peer.speed.rate === undefined || supernodeRate === undefined || peer.speed.rate * SLOW >= supernodeRate)
+    const wanting = quick.flatMap(peer => peer.holdings(id)?.whole === false ? [peerSeed(peer.id)] : [])
+    const unheld = (block: number): boolean => !quick.some(peer => peer.has(id, block))
+    this.#keepBusy(supernode, size, block => unheld(block) && ownsPiece(block, this.#context.self, wanting), () => 0)
+    if (underWay() || this.#queue.size === 0) {
+      this.#idleSince = undefined
+      return
+    }
+    const now = performance.now()
+    this.#idleSince ??= now
+    if (now - this.#idleSince < this.#context.limits.stealAfter) return
+    const blocks = this.#queue.choose(this.#steal * 100 * 1024, size, unheld, () => 0)
+    if (blocks.length === 0) return
+    this.#steal = Math.min(MAX_STEAL, this.#steal * 2)
+    this.#context.background.take(blocks.reduce((sum, block) => sum + size(block), 0))
+    this.#ask(supernode, blocks)
+  }
+
+  #keepBusy(peer: RemotePeer, size: (block: number) => number, may: (block: number) => boolean, holders: (block: number) => number): void {
+    const pipeline = pipelineBytes(peer)
+    while (peer.outstandingBytes < pipeline && this.#queue.size > 0 && this.#context.background.wait() === 0) {
+      const blocks = this.#queue.choose(Math.min(REQUEST_BYTES, pipeline - peer.outstandingBytes), size, may, holders)
+      if (blocks.length === 0) return
+      this.#context.background.take(blocks.reduce((sum, block) => sum + size(block), 0))
+      this.#ask(peer, blocks)
+    }
+  }
+}
