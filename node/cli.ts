@@ -1,0 +1,42 @@
+#!/usr/bin/env node
+// The `skimmer` command: each subcommand in a file of its own under commands/.
+import { Command, CommanderError } from 'commander'
+import { addDemo } from './commands/demo.ts'
+import { addDoctor } from './commands/doctor.ts'
+import { addInspect } from './commands/inspect.ts'
+import { addMount } from './commands/mount.ts'
+import { addNode } from './commands/node.ts'
+import { addPreheat } from './commands/preheat.ts'
+import { addStatus } from './commands/status.ts'
+import { addSupernode } from './commands/supernode.ts'
+import { EXIT_CODES, EXIT_CODE_HELP, exitCodeOf } from './exit-codes.ts'
+import { VERSION } from './version.ts'
+
+const program = new Command('skimmer')
+  .description('Starts containers after pulling only their manifest, and shares the rest peer to peer.')
+  .version(VERSION)
+  .addHelpText('after', `\n${EXIT_CODE_HELP}\n\nTry it: npm run demo`)
+  .showSuggestionAfterError()
+  .exitOverride()
+
+addSupernode(program)
+addNode(program)
+addPreheat(program)
+addInspect(program)
+addMount(program)
+addStatus(program)
+addDoctor(program)
+addDemo(program)
+for (const command of program.commands) command.exitOverride().addHelpText('after', `\n${EXIT_CODE_HELP}`)
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  if (error instanceof CommanderError) {
+    process.exitCode = error.exitCode === 0 ? EXIT_CODES.ok : EXIT_CODES.usage
+  } else {
+    process.stderr.write(`skimmer: ${(error as Error).message}\n`)
+    if (process.env.SKIMMER_DEBUG) process.stderr.write(`${(error as Error).stack}\n`)
+    process.exitCode = exitCodeOf(error)
+  }
+}

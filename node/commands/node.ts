@@ -1,0 +1,27 @@
+// `skimmer node`: becomes the supervisor, which keeps the node daemon running.
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Command } from 'commander'
+import { addSettings, loadSettings } from '../config/settings.ts'
+import { NODE_SETTINGS } from '../config/node-settings.ts'
+
+export function addNode(program: Command): void {
+  const command = program
+    .command('node')
+    .summary("run this machine's node: snapshotter, peer and mounts")
+    .description(`Runs the node daemon under its supervisor. The supervisor keeps the FUSE mount and the sockets, so that the daemon may be killed,
+crash or be upgraded (SIGHUP) while containers read from it: they see a pause and no error. SIGTERM stops both and takes the mount down.
+containerd finds the snapshotter at RUN/snapshotter.sock; \`skimmer doctor\` prints what to put into its configuration.`)
+  addSettings(command, NODE_SETTINGS).action(async (flags: Record<string, unknown>) => {
+    // Everything is read and checked here; the daemon reads the same words again at each of its starts, so that an upgrade takes a new file.
+    const config = loadSettings(NODE_SETTINGS, flags)
+    const { supervise } = await import('../../blockdev/supervise.ts')
+    const run = resolve(config.run)
+    supervise({
+      mountPoint: join(run, 'fs'),
+      command: [process.execPath, fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? '../daemon-main.ts' : '../daemon-main.js', import.meta.url)), ...process.argv.slice(process.argv.indexOf('node', 2) + 1)],
+      stateDirectory: run,
+      listen: [`unix:${join(run, 'snapshotter.sock')}`, `unix:${join(run, 'api.sock')}`],
+    })
+  })
+}

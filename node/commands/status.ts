@@ -1,0 +1,38 @@
+// `skimmer status` and `skimmer explain`: what the node on this machine does, and why an image starts lazily or not.
+import type { Command } from 'commander'
+import { callNode } from '../api/client.ts'
+import type { ExplainAnswer, StatusAnswer } from '../api/answers.ts'
+import { formatDuration, formatSize } from '../config/units.ts'
+import { socketOption } from './socket-option.ts'
+
+export function addStatus(program: Command): void {
+  program
+    .command('status')
+    .summary('show what the node on this machine holds and does')
+    .addOption(socketOption())
+    .option('--json', 'print JSON')
+    .action(async (flags: { socket: string; json?: boolean }) => {
+      const status = await callNode<StatusAnswer>(flags.socket, '/v1/status')
+      if (flags.json) return void process.stdout.write(`${JSON.stringify(status, null, 2)}\n`)
+      const lines = [
+        `node ${status.peerId}, version ${status.version}, up ${formatDuration(status.uptimeMs)}, images mounted by ${status.mode}`,
+        ...status.supernodes.map((supernode) => `supernode ${supernode.address}: ${supernode.connected ? 'connected' : 'not connected'}`),
+        `peers connected: ${status.peers}`,
+        `cache: ${formatSize(status.cache.packedBytes + status.cache.rawBytes)} of ${formatSize(status.cache.capBytes)} (blocks ${formatSize(status.cache.packedBytes)}, unpacked ${formatSize(status.cache.rawBytes)})`,
+        ...status.images.map((image) => `image ${image.imageId.slice(0, 12)}: ${image.layers} layers, ${formatSize(image.storedBytes)} of ${formatSize(image.packedBytes)} here${image.proved ? ', whole and proved' : ''}, ${image.users} in use`),
+      ]
+      process.stdout.write(`${lines.join('\n')}\n`)
+    })
+  program
+    .command('explain')
+    .summary('say which snapshots are lazy, which are not, and why; and which reads failed')
+    .addOption(socketOption())
+    .option('--json', 'print JSON')
+    .action(async (flags: { socket: string; json?: boolean }) => {
+      const answer = await callNode<ExplainAnswer>(flags.socket, '/v1/explain')
+      if (flags.json) return void process.stdout.write(`${JSON.stringify(answer, null, 2)}\n`)
+      for (const snapshot of answer.snapshots) process.stdout.write(`${snapshot.lazy ? 'lazy    ' : 'ordinary'}  ${snapshot.kind.padEnd(9)}  ${snapshot.name}: ${snapshot.why}\n`)
+      for (const failure of answer.readFailures) process.stdout.write(`a read failed at ${new Date(failure.at).toISOString()} after ${formatDuration(failure.waitedMs)}: ${failure.reason}\n`)
+      if (answer.snapshots.length === 0) process.stdout.write('no snapshots\n')
+    })
+}

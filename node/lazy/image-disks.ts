@@ -1,0 +1,181 @@
+// From layers to a mounted image: composes their trees, writes the EROFS metadata, publishes streams and disk, and counts who uses it.
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Logger } from 'pino'
+import { z } from 'zod'
+import type { FuseChannel } from '../../blockdev/fuse-channel.ts'
+import type { ImageMounts } from '../../blockdev/image-mounts.ts'
+import { composeImage } from '../../image/composer.ts'
+import { writeErofs } from '../../image/erofs-writer.ts'
+import { chainIds } from '../../oci/chain-id.ts'
+import { SkimmerError } from '../../oci/errors.ts'
+import type { LayerLibrary } from './layer-library.ts'
+
+/** Change it when composer or EROFS writer change what they make: images composed by another version are made again. */
+const COMPOSER_VERSION = 1
+
+const diskSchema = z.object({
+  version: z.literal(COMPOSER_VERSION),
+  imageId: z.string().regex(/^[0-9a-f]{64}$/),
+  metadataLength: z.number().int().min(1),
+  layers: z.array(z.object({ diffId: z.string(), rawLength: z.number().int().min(0), uniaddr: z.number().int().min(0) })).min(1),
+})
+export type ImageDisk = z.infer<typeof diskSchema>
+
+export const imageIdOf = (diffIds: readonly string[]): string => chainIds(diffIds).at(-1)!.slice('sha256:'.length)
+const hexOf = (diffId: string): string => diffId.slice('sha256:'.length)
+
+export class ImageDisks {
+  readonly #library: LayerLibrary
+  readonly #channel: FuseChannel
+  readonly #mounts: ImageMounts
+  readonly #logger: Logger
+  readonly #directory: string
+  readonly #composing = new Map<string, Promise<ImageDisk>>()
+  /** Images whose layers and disk are published: image id to disk. */
+  readonly #published = new Map<string, ImageDisk>()
+  readonly #layerUses = new Map<string, Set<string>>()
+
+  constructor(components: { library: LayerLibrary; channel: FuseChannel; mounts: ImageMounts; logger: Logger }, options: { directory: string }) {
+    this.#library = components.library
+    this.#channel = components.channel
+    this.#mounts = components.mounts
+    this.#logger = components.logger
+    this.#directory = options.directory
+    mkdirSync(options.directory, { recursive: true })
+  }
+
+  metadataPath(imageId: string): string {
+    return join(this.#directory, `${imageId}.erofs`)
+  }
+
+  /** Composes the image of these layers (bottom first, all known to the library) unless that was done before. */
+  compose(diffIds: readonly string[]): Promise<ImageDisk> {
+    const imageId = imageIdOf(diffIds)
+    let composing = this.#composing.get(imageId)
+    if (composing === undefined) {
+      composing = this.#compose(imageId, diffIds)
+      this.#composing.set(imageId, composing)
+      composing.catch(() => this.#composing.delete(imageId))
+    }
+    return composing
+  }
+
+  async #compose(imageId: string, diffIds: readonly string[]): Promise<ImageDisk> {
+    const known = this.#readDisk(imageId)
+    if (known !== undefined) return known
+    const begun = performance.now()
+    const indexes = await Promise.all(diffIds.map((diffId) => this.#library.index(diffId)))
+    const tree = composeImage(indexes)
+    const written = writeErofs(tree, { path: this.metadataPath(imageId) })
+    const disk: ImageDisk = { version: COMPOSER_VERSION, imageId, metadataLength: written.length, layers: written.layers.map(({ diffId, rawLength, uniaddr }) => ({ diffId, rawLength, uniaddr })) }
+    const description = join(this.#directory, `${imageId}.json`)
+    writeFileSync(`${description}.part`, JSON.stringify(disk))
+    renameSync(`${description}.part`, description)
+    this.#logger.info({ image: imageId, layers: diffIds.length, inodes: tree.inodes.length, metadataBytes: written.length, ms: Math.round(performance.now() - begun) }, 'image composed')
+    return disk
+  }
+
+  #readDisk(imageId: string): ImageDisk | undefined {
+    const description = join(this.#directory, `${imageId}.json`)
+    if (!existsSync(description) || !existsSync(this.metadataPath(imageId))) return undefined
+    try {
+      const disk = diskSchema.parse(JSON.parse(readFileSync(description, 'utf8')))
+      return disk.imageId === imageId ? disk : undefined
+    } catch {
+      return undefined // of another version, or torn by a power loss: made again
+    }
+  }
+
+  /** Composes, publishes, and mounts the image for `user`; resolves with the mount point. Idempotent for a user. */
+  async mount(diffIds: readonly string[], user: string): Promise<string> {
+    const disk = await this.compose(diffIds)
+    await this.#publish(disk)
+    return await this.#mounts.acquire({ imageId: disk.imageId, metadataPath: this.metadataPath(disk.imageId), layers: disk.layers }, user)
+  }
+
+  /** Ends one use; the last one takes the mount down and withdraws what is published. */
+  async unmount(diffIds: readonly string[], user: string): Promise<void> {
+    const imageId = imageIdOf(diffIds)
+    await this.#mounts.release(imageId, user)
+    if (this.#mounts.users(imageId).length === 0) await this.#withdraw(imageId)
+  }
+
+  /** Publishes every image that the mounts say was in use before the restart. An image whose layers are gone is reported and left out. */
+  async restore(): Promise<void> {
+    for (const imageId of this.#mounts.inUse()) {
+      const disk = this.#readDisk(imageId)
+      try {
+        if (disk === undefined) throw new SkimmerError('NOT_FOUND', `the composed image ${imageId} is not in ${this.#directory}`)
+        await this.#publish(disk)
+      } catch (error) {
+        this.#logger.error({ image: imageId, err: error }, 'an image that was mounted before the restart cannot be served: its reads will fail')
+      }
+    }
+  }
+
+  async #publish(disk: ImageDisk): Promise<void> {
+    if (this.#published.has(disk.imageId)) return
+    const layers = disk.layers.map(({ diffId }) => {
+      const known = this.#library.get(diffId)
+      if (known === undefined) throw new SkimmerError('NOT_FOUND', `layer ${diffId} of image ${disk.imageId} is not known on this node any more; pull the image again`)
+      return known
+    })
+    // The tree is needed only where images are served as a FUSE filesystem; it is composed from the same indexes, so node ids are the same again.
+    const tree = this.#mounts.mode === 'fuse' ? composeImage(await Promise.all(disk.layers.map(({ diffId }) => this.#library.index(diffId)))) : undefined
+    if (this.#published.has(disk.imageId)) return
+    this.#published.set(disk.imageId, disk)
+    for (const { record, resource } of layers) {
+      const uses = this.#layerUses.get(record.diffId) ?? new Set()
+      if (uses.size === 0) this.#channel.publishLayer(hexOf(record.diffId), resource.shared())
+      this.#layerUses.set(record.diffId, uses.add(disk.imageId))
+      resource.pin(`image:${disk.imageId}`, { lasting: true })
+    }
+    const last = disk.layers.at(-1)!
+    this.#channel.publishDisk(disk.imageId, {
+      metadataPath: this.metadataPath(disk.imageId),
+      segments: disk.layers.map(({ diffId, rawLength, uniaddr }) => ({ start: uniaddr, length: rawLength, layer: hexOf(diffId) })),
+      length: Math.ceil((last.uniaddr + last.rawLength) / 4096) * 4096,
+    })
+    if (tree !== undefined) this.#channel.publishTree(disk.imageId, tree)
+  }
+
+  /** How many use the image of these layers. */
+  users(diffIds: readonly string[]): number {
+    return this.#mounts.users(imageIdOf(diffIds)).length
+  }
+
+  async #withdraw(imageId: string): Promise<void> {
+    const disk = this.#published.get(imageId)
+    if (disk === undefined) return
+    this.#published.delete(imageId)
+    await this.#channel.withdraw(`disks/${imageId}`)
+    await this.#channel.withdraw(`images/${imageId}`)
+    for (const { diffId } of disk.layers) {
+      const uses = this.#layerUses.get(diffId)
+      uses?.delete(imageId)
+      if (uses?.size === 0) {
+        this.#layerUses.delete(diffId)
+        await this.#channel.withdraw(`layers/${hexOf(diffId)}`)
+      }
+      this.#library.get(diffId)?.resource.unpin(`image:${imageId}`)
+    }
+  }
+
+  /** Images that are published now, and their layers. */
+  published(): ImageDisk[] {
+    return [...this.#published.values()]
+  }
+
+  /** Deletes composed images that name the layer and are not in use. */
+  forgetLayer(diffId: string): void {
+    for (const name of readdirSync(this.#directory)) {
+      const imageId = /^([0-9a-f]{64})\.json$/.exec(name)?.[1]
+      if (imageId === undefined || this.#published.has(imageId)) continue
+      if (this.#readDisk(imageId)?.layers.some((layer) => layer.diffId === diffId) !== true) continue
+      this.#composing.delete(imageId)
+      rmSync(join(this.#directory, name), { force: true })
+      rmSync(this.metadataPath(imageId), { force: true })
+    }
+  }
+}

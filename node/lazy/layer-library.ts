@@ -1,0 +1,134 @@
+// The layers this node knows: which index each diffID has, the decoded index, and the resource that holds its blocks.
+import { z } from 'zod'
+import type { AbstractSublevel } from 'abstract-level'
+import type { Logger } from 'pino'
+import { decodeLayerIndex } from '../../image/index-format.ts'
+import type { LayerIndex } from '../../image/layer-index.ts'
+import { SkimmerError } from '../../oci/errors.ts'
+import type { BlockStore } from '../../peer/block-store.ts'
+import type { Resource } from '../../peer/resource.ts'
+
+const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/)
+const recordSchema = z.object({ diffId: digest, layerDigest: digest, layerSize: z.number().int().min(0), index: digest })
+/** What a source says of a layer that is indexed. */
+export type LayerRecord = z.infer<typeof recordSchema>
+
+export interface KnownLayer {
+  readonly record: LayerRecord
+  readonly resource: Resource
+}
+
+// eslint-disable-next-line @typescript-eslint/no-explicit-any -- the sublevel's parent is of no concern here
+export type JsonSpace = AbstractSublevel<any, any, string, unknown>
+
+export const layerResourceId = (index: string): string => `layer:${index}`
+
+/** Brings an object by its digest from peers or a supernode; NOT_FOUND, UNAVAILABLE. */
+export type ObjectSource = (digest: string, signal: AbortSignal | undefined) => Promise<Uint8Array>
+
+export class LayerLibrary {
+  readonly #store: BlockStore
+  readonly #space: JsonSpace
+  readonly #logger: Logger
+  readonly #fetchObject: ObjectSource
+  readonly #byDiffId = new Map<string, KnownLayer>()
+  readonly #adopting = new Map<string, Promise<KnownLayer>>()
+  /** Decoded indexes are large and needed for moments: kept while someone holds them. */
+  readonly #decoded = new Map<string, WeakRef<LayerIndex>>()
+
+  constructor(components: { store: BlockStore; space: JsonSpace; logger: Logger; fetchObject: ObjectSource }) {
+    this.#store = components.store
+    this.#space = components.space
+    this.#logger = components.logger
+    this.#fetchObject = components.fetchObject
+  }
+
+  /** Brings back what was known before a restart; a record whose index or resource is gone is dropped. */
+  async open(): Promise<void> {
+    for await (const [key, value] of this.#space.iterator()) {
+      const parsed = recordSchema.safeParse(value)
+      const resource = parsed.success ? this.#store.get(layerResourceId(parsed.data.index)) : undefined
+      if (!parsed.success || resource === undefined || resource.quarantined) {
+        this.#logger.warn({ diffId: key }, 'a layer that was known before the restart is not usable any more; it will be asked for again')
+        await this.#space.del(key)
+      } else this.#byDiffId.set(parsed.data.diffId, { record: parsed.data, resource })
+    }
+  }
+
+  get(diffId: string): KnownLayer | undefined {
+    const known = this.#byDiffId.get(diffId)
+    return known === undefined || known.resource.removed || known.resource.quarantined ? undefined : known
+  }
+
+  list(): KnownLayer[] {
+    return [...this.#byDiffId.values()]
+  }
+
+  byLayerDigest(layerDigest: string): KnownLayer | undefined {
+    for (const known of this.#byDiffId.values()) if (known.record.layerDigest === layerDigest) return this.get(known.record.diffId)
+    return undefined
+  }
+
+  byResource(resourceId: string): KnownLayer | undefined {
+    for (const known of this.#byDiffId.values()) if (known.resource.id === resourceId) return known
+    return undefined
+  }
+
+  /**
+   * Makes a layer known here: its index is fetched if need be and checked against the record. Errors: those of the object source,
+   * INVALID_DATA for an index that lies, FORBIDDEN for a quarantined layer.
+   */
+  adopt(record: LayerRecord, signal?: AbortSignal): Promise<KnownLayer> {
+    const known = this.get(record.diffId)
+    if (known !== undefined) return Promise.resolve(known)
+    let adopting = this.#adopting.get(record.index)
+    if (adopting === undefined) {
+      adopting = this.#adopt(record, signal).finally(() => this.#adopting.delete(record.index))
+      this.#adopting.set(record.index, adopting)
+    }
+    return adopting
+  }
+
+  async #adopt(record: LayerRecord, signal: AbortSignal | undefined): Promise<KnownLayer> {
+    const id = layerResourceId(record.index)
+    const held = this.#store.get(id)
+    if (held?.quarantined) throw new SkimmerError('FORBIDDEN', `layer ${record.layerDigest} is quarantined here: its content was not what the image's config names`)
+    const index = await this.#readIndex(record, signal)
+    if (index.diffId !== record.diffId) throw new SkimmerError('INVALID_DATA', `index ${record.index} is of ${index.diffId}, but the image's config names ${record.diffId}`)
+    if (index.layerDigest !== record.layerDigest) throw new SkimmerError('INVALID_DATA', `index ${record.index} is of layer ${index.layerDigest}, not of ${record.layerDigest}`)
+    const resource = held ?? (await this.#store.add(id, index.blocks, { diffId: record.diffId, origin: { layerDigest: record.layerDigest } }))
+    const known: KnownLayer = { record, resource }
+    this.#byDiffId.set(record.diffId, known)
+    await this.#space.put(record.diffId, record)
+    return known
+  }
+
+  async #readIndex(record: LayerRecord, signal: AbortSignal | undefined): Promise<LayerIndex> {
+    const kept = this.#decoded.get(record.index)?.deref()
+    if (kept !== undefined) return kept
+    let bytes: Uint8Array | undefined = await this.#store.getObject(record.index)
+    if (bytes === undefined) {
+      bytes = await this.#fetchObject(record.index, signal)
+      await this.#store.putObject(bytes)
+    }
+    const index = decodeLayerIndex(bytes)
+    this.#decoded.set(record.index, new WeakRef(index))
+    return index
+  }
+
+  /** The decoded index of a layer that is known. */
+  index(diffId: string, signal?: AbortSignal): Promise<LayerIndex> {
+    const known = this.get(diffId)
+    if (known === undefined) throw new SkimmerError('NOT_FOUND', `layer ${diffId} is not known on this node`)
+    return this.#readIndex(known.record, signal)
+  }
+
+  /** Nothing here names the layer any more. Its blocks stay until the cache's room is wanted. */
+  async forget(diffId: string): Promise<void> {
+    const known = this.#byDiffId.get(diffId)
+    if (known === undefined) return
+    this.#byDiffId.delete(diffId)
+    this.#decoded.delete(known.record.index)
+    await this.#space.del(diffId)
+  }
+}

@@ -1,0 +1,144 @@
+// The images of a node as its snapshotter sees them: claims layers, mounts images, and sees to it that their blocks come in good order.
+import { LRUCache } from 'lru-cache'
+import type { Logger } from 'pino'
+import { packedLength } from '../../image/block-table.ts'
+import { SkimmerError, hasCode } from '../../oci/errors.ts'
+import type { ClaimedLayer, LayerClaim, LazyImages } from '../../snapshotter/lazy-images.ts'
+import { imageIdOf, type ImageDisks } from './image-disks.ts'
+import type { ImageSource, SourceImage } from './image-source.ts'
+import type { KnownLayer, LayerLibrary, LayerRecord } from './layer-library.ts'
+import type { StartWatch } from './start-watch.ts'
+
+/** An image being pulled: asked for once however many of its layers are claimed. */
+interface Pull {
+  readonly image: SourceImage
+  readonly records: Promise<LayerRecord>[]
+  readonly layers: Promise<KnownLayer>[]
+}
+
+/** A pull claims its layers within seconds; a tag may move later. */
+const PULL_MEMORY_MS = 60_000
+
+export class NodeImages implements LazyImages {
+  readonly #sources: readonly ImageSource[]
+  readonly #library: LayerLibrary
+  readonly #disks: ImageDisks
+  readonly #starts: StartWatch
+  readonly #logger: Logger
+  readonly #pulls = new LRUCache<string, Promise<Pull>>({ max: 1000, ttl: PULL_MEMORY_MS })
+
+  constructor(components: { sources: readonly ImageSource[]; library: LayerLibrary; disks: ImageDisks; starts: StartWatch; logger: Logger }) {
+    this.#sources = components.sources
+    this.#library = components.library
+    this.#disks = components.disks
+    this.#starts = components.starts
+    this.#logger = components.logger
+  }
+
+  async claim(claim: LayerClaim, signal: AbortSignal): Promise<ClaimedLayer> {
+    const position = claim.parentDiffIds.length
+    let pull = await this.#pull(claim, signal)
+    if (claim.layerDigest !== undefined && pull.image.layers[position]?.digest !== claim.layerDigest) {
+      // The tag moved between two pulls: what was remembered is not the image that is being pulled now.
+      this.#pulls.delete(pullKey(claim))
+      pull = await this.#pull(claim, signal)
+      if (pull.image.layers[position]?.digest !== claim.layerDigest) {
+        throw new SkimmerError('UNSUPPORTED', `${claim.reference ?? claim.chainId}: layer ${position + 1} is ${pull.image.layers[position]?.digest ?? 'missing'} in the registry, not ${claim.layerDigest}`)
+      }
+    }
+    if (pull.layers[position] === undefined) throw new SkimmerError('NOT_FOUND', `${claim.chainId}: the image that is known has only ${pull.layers.length} layers`)
+    const { record, resource } = await waitFor(pull.layers[position], signal)
+    const index = await this.#library.index(record.diffId, signal)
+    return { diffId: record.diffId, size: packedLength(resource.table), inodes: index.files.length }
+  }
+
+  #pull(claim: LayerClaim, signal: AbortSignal): Promise<Pull> {
+    const key = pullKey(claim)
+    let pull = this.#pulls.get(key)
+    if (pull === undefined) {
+      // Not the claimer's signal: other layers' claims wait for the same answer.
+      pull = this.#begin(claim)
+      this.#pulls.set(key, pull)
+      pull.catch(() => this.#pulls.delete(key))
+    }
+    return waitFor(pull, signal)
+  }
+
+  async #begin(claim: LayerClaim): Promise<Pull> {
+    const image = await this.#ask(claim)
+    const records = image.layers.map((_, position) => image.index(position))
+    const layers = records.map(async (record) => this.#library.adopt(await record))
+    const all = Promise.all(layers)
+    all.then(
+      () => this.#ready(image),
+      (error: unknown) => this.#logger.warn({ reference: image.reference, err: error }, 'a layer cannot be served lazily'),
+    )
+    for (const layer of layers) layer.catch(() => {}) // each claim says so itself
+    return { image, records, layers }
+  }
+
+  /** All layers are here as indexes: while containerd still commits them, compose the image and bring what the start will read. */
+  #ready(image: SourceImage): void {
+    const diffIds = image.layers.map((layer) => layer.diffId)
+    this.#starts.expect(imageIdOf(diffIds), diffIds, image.trace)
+    this.#disks.compose(diffIds).catch((error: unknown) => this.#logger.warn({ reference: image.reference, err: error }, 'the image could not be composed'))
+  }
+
+  /** Supernodes first, then ourselves; a source that is away hands on to the next, an answer about the image itself does not. */
+  async #ask(claim: LayerClaim): Promise<SourceImage> {
+    let away: unknown
+    for (const source of this.#sources) {
+      try {
+        const { reference, manifestDigest } = claim
+        return reference === undefined ? await source.chain(claim.chainId) : await source.resolve({ reference, manifestDigest })
+      } catch (error) {
+        if (!hasCode(error, 'UNAVAILABLE', 'TIMEOUT', 'NOT_FOUND')) throw error
+        this.#logger.info({ source: source.name, reference: claim.reference, chainId: claim.chainId, reason: (error as Error).message }, 'this source does not have the image')
+        away ??= error
+      }
+    }
+    throw away ?? new SkimmerError('UNAVAILABLE', 'no source of images is configured')
+  }
+
+  async mount(diffIds: string[], user: string): Promise<string> {
+    for (const diffId of diffIds) if (this.#library.get(diffId) === undefined) await this.#find(diffIds)
+    const mountPoint = await this.#disks.mount(diffIds, user)
+    this.#starts.started(imageIdOf(diffIds), diffIds)
+    return mountPoint
+  }
+
+  /** Layers that were forgotten or evicted, of a snapshot that still names them. */
+  async #find(diffIds: readonly string[]): Promise<void> {
+    const chainId = `sha256:${imageIdOf(diffIds)}`
+    const image = await this.#ask({ chainId, parentDiffIds: diffIds.slice(0, -1) })
+    await Promise.all(image.layers.map(async (_, position) => this.#library.adopt(await image.index(position))))
+  }
+
+  async unmount(diffIds: string[], user: string): Promise<void> {
+    await this.#disks.unmount(diffIds, user)
+    if (this.#disks.users(diffIds) === 0) this.#starts.ended(imageIdOf(diffIds))
+  }
+
+  async forget(diffId: string): Promise<void> {
+    this.#disks.forgetLayer(diffId)
+    await this.#library.forget(diffId)
+  }
+}
+
+const pullKey = (claim: LayerClaim): string => (claim.reference === undefined ? claim.chainId : `${claim.reference} ${claim.manifestDigest ?? ''}`)
+
+async function waitFor<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted()
+  let stop: (() => void) | undefined
+  try {
+    return await Promise.race([
+      promise,
+      new Promise<never>((_, reject) => {
+        stop = () => reject(new SkimmerError('ABORTED', 'the caller gave up', { cause: signal.reason }))
+        signal.addEventListener('abort', stop, { once: true })
+      }),
+    ])
+  } finally {
+    if (stop) signal.removeEventListener('abort', stop)
+  }
+}
