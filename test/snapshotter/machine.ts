@@ -1,6 +1,7 @@
 // What a test with real containerd needs from the machine, and the snapshotter it drives.
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
+import type { LabContainerd } from '../../bench/lab/containerd.ts'
 import { MemoryLevel } from 'memory-level'
 import { pino } from 'pino'
 import { Registry } from 'prom-client'
@@ -47,4 +48,17 @@ export async function eventually(look: () => Promise<void> | void, timeoutMs = 2
       setTimeout(resolve, 20)
     })
   }
+}
+
+/**
+ * The mount command of a new view or active snapshot. A running garbage collection may take a snapshot that nothing refers to
+ * between two commands, so it is made again until a label keeps it.
+ */
+export async function keptMounts(containerd: LabContainerd, snapshotter: string, command: 'view' | 'prepare', key: string, parent: string, target: string): Promise<string> {
+  let mounts = ''
+  await eventually(async () => {
+    mounts = (await containerd.ctr(['snapshots', '--snapshotter', snapshotter, command, '--target', target, key, parent])).stdout
+    await containerd.ctr(['snapshots', '--snapshotter', snapshotter, 'label', key, 'containerd.io/gc.root=kept'])
+  })
+  return mounts
 }

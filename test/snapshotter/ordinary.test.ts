@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { LabContainerd } from '../../bench/lab/containerd.ts'
 import { run } from '../../bench/lab/process.ts'
-import { eventually, missingForContainers, startSnapshotter } from './machine.ts'
+import { eventually, keptMounts, missingForContainers, startSnapshotter } from './machine.ts'
 import type { TestSnapshotter } from './machine.ts'
 import { listing } from './tree-listing.ts'
 import { makeTinyImage } from './tiny-image.ts'
@@ -61,8 +61,7 @@ describeHere(`ordinary images in real containerd${missing && ` (${missing})`}`, 
     for (const snapshotter of ['skimmer', 'overlayfs']) {
       const target = join(directory, `view-${snapshotter}`)
       await run(['mkdir', target])
-      const mounts = await ctr('snapshots', '--snapshotter', snapshotter, 'view', '--target', target, 'look', top)
-      await run(['sh', '-c', mounts])
+      await run(['sh', '-c', await keptMounts(containerd, snapshotter, 'view', 'look', top, target)])
       try {
         trees.push(await listing(target))
       } finally {
@@ -78,11 +77,11 @@ describeHere(`ordinary images in real containerd${missing && ` (${missing})`}`, 
     const top = await topChain()
     const target = join(directory, 'edit')
     await run(['mkdir', target])
-    await run(['sh', '-c', await ctr('snapshots', ...ours, 'prepare', '--target', target, 'edit', top)])
+    await run(['sh', '-c', await keptMounts(containerd, 'skimmer', 'prepare', 'edit', top, target)])
     await run(['sh', '-c', `echo mine > ${target}/mine; rm ${target}/etc/motd; umount ${target}`])
     await ctr('snapshots', ...ours, 'commit', 'mine', 'edit')
     expect(await committed()).toContain('mine')
-    await run(['sh', '-c', await ctr('snapshots', ...ours, 'view', '--target', target, 'look-mine', 'mine')])
+    await run(['sh', '-c', await keptMounts(containerd, 'skimmer', 'view', 'look-mine', 'mine', target)])
     try {
       expect((await run(['sh', '-c', `cat ${target}/mine; ls ${target}/etc`])).stdout).toBe('mine\nlink\n')
     } finally {
