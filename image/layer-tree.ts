@@ -32,6 +32,7 @@ export class LayerTree {
   #directories = new Map<string, LayerNode>()
   #explicitDirectories: FileEntry[] = []
   #removedDirectoryOrLink = false
+  #removedExplicitDirectory = false
 
   /**
    * @param position of the layer in the image, lowest first
@@ -155,7 +156,7 @@ export class LayerTree {
 
   /** The lowest layer's opaque marks delete what came to be without an entry of its own. */
   #removeImplicit(directory: LayerNode): void {
-    if (this.#removedDirectoryOrLink) throw unsupported('an opaque mark after deletions in the lowest layer')
+    if (this.#removedExplicitDirectory) throw unsupported('an opaque mark after deletions in the lowest layer')
     const todo = [directory]
     for (let node = todo.pop(); node; node = todo.pop()) {
       for (const [name, child] of node.children!) {
@@ -175,7 +176,10 @@ export class LayerTree {
     const todo = [node]
     for (let gone = todo.pop(); gone; gone = todo.pop()) {
       if (gone.type !== 'dir') gone.nlink--
-      else for (const child of gone.children!.values()) todo.push(child)
+      else {
+        if (gone.explicit) this.#removedExplicitDirectory = true
+        for (const child of gone.children!.values()) todo.push(child)
+      }
     }
   }
 

@@ -1,7 +1,7 @@
 // Which extended attributes of a tar entry end up on the file, and in what shape: the rules of containerd and of the kernel.
 import type { LayerNode, Xattr } from './layer-node.ts'
 import { unsupported } from './layer-path.ts'
-import { ACCESS_ACL, DEFAULT_ACL, encodeAcl, parseAcl } from './posix-acl.ts'
+import { ACCESS_ACL, DEFAULT_ACL, encodeAcl, isForeignAcl, parseAcl } from './posix-acl.ts'
 
 export const CAPABILITY = 'security.capability'
 const MAX_NAME_LENGTH = 255
@@ -16,7 +16,8 @@ export function applyXattrs(node: LayerNode, xattrs: readonly Xattr[], path: str
     if (value.length > MAX_VALUE_LENGTH) throw unsupported(`'${path}': extended attribute ${name} has ${value.length} bytes`)
     if (name === ACCESS_ACL || name === DEFAULT_ACL) applyAcl(node, name, value, path)
     else if (name.startsWith('user.')) {
-      if (name.length === 5 || (node.type !== 'file' && node.type !== 'dir')) throw unsupported(`'${path}': the kernel refuses ${name} on a ${node.type}`)
+      if (node.type !== 'file' && node.type !== 'dir') continue // EPERM, which containerd passes over for this namespace
+      if (name.length === 5) throw unsupported(`'${path}': the kernel refuses an attribute without a name`)
       node.setXattr(name, value)
     } else if (name.startsWith('security.')) {
       if (name.length === 9 || (name === CAPABILITY && !isCapability(value))) throw unsupported(`'${path}': the kernel refuses this ${name}`)
@@ -26,7 +27,7 @@ export function applyXattrs(node: LayerNode, xattrs: readonly Xattr[], path: str
 }
 
 function applyAcl(node: LayerNode, name: string, value: Uint8Array, path: string): void {
-  if (node.type === 'symlink') return
+  if (node.type === 'symlink' || isForeignAcl(value)) return
   const acl = parseAcl(value)
   if (!acl || (name === DEFAULT_ACL && node.type !== 'dir' && acl.length > 0)) throw unsupported(`'${path}': the kernel refuses this ${name}`)
   if (acl.length > 0) node.setXattr(name, encodeAcl(acl))

@@ -24,6 +24,11 @@ interface AclEntry {
 }
 export type Acl = AclEntry[]
 
+/** Another version of the format: to the kernel that is nothing it supports rather than something malformed. */
+export function isForeignAcl(value: Uint8Array): boolean {
+  return value.length >= HEADER_LENGTH && new DataView(value.buffer, value.byteOffset).getUint32(0, true) !== VERSION
+}
+
 /** The ACL in an attribute's value; undefined when the kernel would refuse it; an empty list means "remove the ACL". */
 export function parseAcl(value: Uint8Array): Acl | undefined {
   if (value.length === 0) return []
