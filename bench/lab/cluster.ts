@@ -1,9 +1,8 @@
 // The parts of a Skimmer datacenter as the lab runs them: a supernode, nodes with their containerd, and what they say of themselves.
 import { mkdirSync } from 'node:fs'
-import { request } from 'node:http'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { SkimmerError } from '../../oci/errors.ts'
+import { type ApiCall, callNode } from '../../node/api/client.ts'
 import { LabContainerd } from './containerd.ts'
 import type { LabHost } from './network.ts'
 import type { LabProcess } from './process.ts'
@@ -36,6 +35,11 @@ export class LabSupernode {
     return supernode
   }
 
+  /** `skimmer preheat`: resolves when the image is indexed and held. */
+  async preheat(reference: string, signal?: AbortSignal): Promise<void> {
+    await this.host.run(skimmerArgv('preheat', '--supernode', this.url, reference), { timeoutMs: 900_000, signal })
+  }
+
   /** GET over the lab's network: curl in the host's own namespace. */
   async get(path: string): Promise<{ code: number; body: string }> {
     const { code, stdout } = await this.host.run(['curl', '-sSf', '--max-time', '20', this.url + path], { mayFail: true })
@@ -47,11 +51,12 @@ export class LabNode {
   readonly name: string
   readonly host: LabHost
   readonly process: LabProcess
-  readonly containerd: LabContainerd
+  /** Missing on a node that only fetches. */
+  readonly containerd: LabContainerd | undefined
   readonly apiSocket: string
   readonly directory: string
 
-  private constructor(host: LabHost, directory: string, child: LabProcess, containerd: LabContainerd) {
+  private constructor(host: LabHost, directory: string, child: LabProcess, containerd: LabContainerd | undefined) {
     this.name = host.name
     this.host = host
     this.directory = directory
@@ -60,37 +65,19 @@ export class LabNode {
     this.apiSocket = join(directory, 'run', 'api.sock')
   }
 
-  static async start(host: LabHost, options: { directory: string; supernodes: string[]; plainHttp: string[]; flags?: string[] }): Promise<LabNode> {
+  static async start(host: LabHost, options: { directory: string; supernodes: string[]; plainHttp: string[]; containerd?: boolean; flags?: string[] }): Promise<LabNode> {
     mkdirSync(options.directory, { recursive: true })
     const run = join(options.directory, 'run')
     const child = host.launch('skimmer node', skimmerArgv(
       'node', '--root', join(options.directory, 'data'), '--run', run, '--listen', `/ip4/${host.address}/tcp/4979`,
       ...options.supernodes.flatMap((address) => ['--supernodes', address]), ...options.plainHttp.flatMap((registry) => ['--registry-plain-http', registry]), ...(options.flags ?? []),
     ), { logFile: join(options.directory, 'node.log') })
-    await child.until('its API answered', async () => (await apiGet(join(run, 'api.sock'), '/v1/ready').catch(() => undefined)) !== undefined, 60_000)
-    const containerd = await LabContainerd.start({ directory: join(options.directory, 'containerd'), host, snapshotter: { name: 'skimmer', socket: join(run, 'snapshotter.sock') } })
+    await child.until('its API answered', async () => (await callNode(join(run, 'api.sock'), '/v1/ready').catch(() => undefined)) !== undefined, 60_000)
+    const containerd = options.containerd === false ? undefined : await LabContainerd.start({ directory: join(options.directory, 'containerd'), host, snapshotter: { name: 'skimmer', socket: join(run, 'snapshotter.sock') } })
     return new LabNode(host, options.directory, child, containerd)
   }
 
-  api<T>(path: string): Promise<T> {
-    return apiGet(this.apiSocket, path)
+  api<T>(path: string, call?: ApiCall): Promise<T> {
+    return callNode<T>(this.apiSocket, path, call)
   }
-}
-
-/** GET on a node's API socket. */
-export function apiGet<T>(socketPath: string, path: string): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const get = request({ socketPath, path, timeout: 20_000 }, (response) => {
-      const chunks: Buffer[] = []
-      response.on('data', (chunk: Buffer) => chunks.push(chunk))
-      response.on('end', () => {
-        const body = Buffer.concat(chunks).toString()
-        if (response.statusCode !== 200) reject(new SkimmerError('UNAVAILABLE', `${path} on ${socketPath}: ${response.statusCode} ${body.slice(0, 500)}`))
-        else resolve(JSON.parse(body) as T)
-      })
-    })
-    get.on('timeout', () => get.destroy(new SkimmerError('TIMEOUT', `${path} on ${socketPath}: no answer`)))
-    get.on('error', reject)
-    get.end()
-  })
 }
