@@ -47,7 +47,7 @@ export async function askCredentialHelper(name: string, registry: string, signal
 
 function run(program: string, registry: string, signal: AbortSignal): Promise<{ code: number; output: string }> {
   return new Promise((resolve, reject) => {
-    const child = spawn(program, ['get'], { stdio: ['pipe', 'pipe', 'ignore'], signal, killSignal: 'SIGKILL' })
+    const child = spawn(program, ['get'], { stdio: ['pipe', 'pipe', 'ignore'], env: process.env, signal, killSignal: 'SIGKILL' })
     const chunks: Buffer[] = []
     let length = 0
     child.stdout.on('data', (chunk: Buffer) => {

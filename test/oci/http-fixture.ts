@@ -40,10 +40,11 @@ export async function startHost(answer: Answer, tls?: { key: string; cert: strin
   }
 }
 
+const openssl = (...words: string[]): void => void execFileSync('openssl', words, { stdio: 'ignore' })
+
 /** A private authority and a certificate of it for 127.0.0.1, made by openssl. Returns paths. */
 export function makeCertificates(directory: string): { ca: string; certificate: string; key: string } {
   const path = (name: string): string => join(directory, name)
-  const openssl = (...words: string[]): void => void execFileSync('openssl', words, { stdio: 'ignore' })
   openssl('req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2', '-subj', '/CN=a private authority', '-keyout', path('ca.key'), '-out', path('ca.crt'))
   openssl('req', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-subj', '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1', '-keyout', path('host.key'), '-out', path('host.csr'))
   openssl('x509', '-req', '-in', path('host.csr'), '-CA', path('ca.crt'), '-CAkey', path('ca.key'), '-CAcreateserial', '-days', '2', '-copy_extensions', 'copy', '-out', path('host.crt'))

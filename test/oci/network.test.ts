@@ -128,12 +128,13 @@ describe('a registry that is overloaded', () => {
   })
 })
 
+const challenged = (answer: Answer): Answer => (request, response, count) => {
+  if (request.headers.authorization === undefined) response.writeHead(401, { 'www-authenticate': 'Basic realm="r"' }).end()
+  else answer(request, response, count)
+}
+
 describe('redirects', () => {
   const login = { username: 'ada', password: 'redirect-secret' }
-  const challenged = (answer: Answer): Answer => (request, response, count) => {
-    if (request.headers.authorization === undefined) response.writeHead(401, { 'www-authenticate': 'Basic realm="r"' }).end()
-    else answer(request, response, count)
-  }
 
   test('to a storage host are followed without credentials, and keep Range', async () => {
     const storage = await host((request, response) => {

@@ -19,6 +19,16 @@ import type { RunningRegistry } from './registry-fixture.ts'
 const withRegistry = haveRegistry ? describe : describe.skip
 if (!haveRegistry) test.skip('docker-registry is not installed: apt-get install docker-registry', () => {})
 
+async function withClient<Result>(client: RegistryClient, use: (client: RegistryClient) => Promise<Result>): Promise<Result> {
+  try {
+    return await use(client)
+  } finally {
+    await client.close()
+  }
+}
+
+const dockerConfig = (host: string, login: string) => JSON.stringify({ auths: { [`http://${host}`]: { auth: Buffer.from(login).toString('base64') } } })
+
 withRegistry('an open registry on loopback, without any settings', () => {
   let registry: RunningRegistry
   let client: RegistryClient
@@ -150,13 +160,6 @@ withRegistry('a registry with a password', () => {
     await rm(directory, { recursive: true, force: true })
   })
 
-  async function withClient<Result>(client: RegistryClient, use: (client: RegistryClient) => Promise<Result>): Promise<Result> {
-    try {
-      return await use(client)
-    } finally {
-      await client.close()
-    }
-  }
 
   test('lets the right credentials in, for pushing and pulling', async () => {
     await withClient(new RegistryClient({ credentials: staticCredentials({ [registry.host]: { username: 'ada', password } }) }), async (client) => {
@@ -181,11 +184,10 @@ withRegistry('a registry with a password', () => {
 
   test('a docker config that is corrected works without a restart', async () => {
     const path = join(directory, 'config.json')
-    const entry = (secret: string) => JSON.stringify({ auths: { [`http://${registry.host}`]: { auth: Buffer.from(`ada:${secret}`).toString('base64') } } })
-    await writeFile(path, entry('outdated'))
+    await writeFile(path, dockerConfig(registry.host, 'ada:outdated'))
     await withClient(new RegistryClient({ credentials: loadDockerConfig(path) }), async (client) => {
       await expect(client.ping(registry.host)).rejects.toMatchObject({ code: 'UNAUTHORIZED' })
-      await writeFile(path, entry(password))
+      await writeFile(path, dockerConfig(registry.host, `ada:${password}`))
       await client.ping(registry.host)
     })
   })
