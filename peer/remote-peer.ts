@@ -39,6 +39,8 @@ export interface RemotePeerOptions {
   supernode: boolean
   /** Opens the exchange stream; rejects when the peer cannot be reached. */
   open: () => Promise<Stream>
+  /** The stream is open: it can be asked. */
+  onOpen: () => void
   /** The token to show for a resource. */
   grantFor: (resource: string) => string | undefined
   /** It broke the protocol: it must not be asked again. */
@@ -197,6 +199,7 @@ export class RemotePeer {
     stream.addEventListener('remoteCloseWrite', () => stream.abort(new SkimmerError('UNAVAILABLE', `peer ${this.id} ended the exchange`)))
     if (stream.status !== 'open') gone()
     if (this.#stream === undefined) throw new SkimmerError('UNAVAILABLE', `peer ${this.id} hung up`)
+    this.#options.onOpen()
   }
 
   #lose(): void {
