@@ -1,6 +1,7 @@
 // The lazily mounted trees that snapshots stand on: each active or view snapshot holds one use of its tree until it is removed.
-import { stat } from 'node:fs/promises'
+import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
+import { runChild } from '../blockdev/mount.ts'
 import { SkimmerError } from '../oci/errors.ts'
 import type { LazyImages } from './lazy-images.ts'
 import type { Owner } from './snapshot-directories.ts'
@@ -22,6 +23,8 @@ export class LazyMounts {
   readonly #held = new Map<number, Promise<string>>()
   /** Releases that failed; the next cleanup tries them again. */
   readonly #unreleased = new Map<number, LazyUser>()
+  /** By diffIDs: a tree never changes. */
+  readonly #rootOwners = new LRUCache<string, Owner>({ max: 1000 })
 
   constructor(components: { lazy: LazyImages; logger: Logger }, options: { mountTimeoutMs?: number } = {}) {
     this.#lazy = components.lazy
@@ -69,18 +72,21 @@ export class LazyMounts {
     await Promise.all(Array.from({ length: RESTORE_AT_ONCE }, worker))
   }
 
-  /**
-   * Owner of the tree's root directory. The kernel read that inode when it mounted the tree and holds it, so this asks no
-   * remote block; nothing else below a lazy mount may be touched from this process.
-   */
-  async rootOwner(mountPoint: string): Promise<Owner> {
-    const { uid, gid } = await bounded(stat(mountPoint), this.#timeoutMs, `reading the owner of ${mountPoint}`)
+  /** Owner of the tree's root directory, asked by a child: whatever touches a lazy mount may wait for this very process. */
+  async rootOwner(user: LazyUser, mountPoint: string): Promise<Owner> {
+    const image = user.diffIds.join()
+    const known = this.#rootOwners.get(image)
+    if (known !== undefined) return known
+    const { status, stdout, stderr } = await runChild('stat', ['--format=%u %g', '--', mountPoint], this.#timeoutMs)
+    if (status !== 0) throw new SkimmerError(status === 'timeout' ? 'TIMEOUT' : 'INTERNAL', `the owner of ${mountPoint} cannot be read: ${stderr}`)
+    const [uid, gid] = stdout.split(' ').map(Number)
+    this.#rootOwners.set(image, { uid, gid })
     return { uid, gid }
   }
 }
 
 /** Ids are never used twice, so a release that comes late cannot hit a newer snapshot of the same name. */
-const userName = (user: LazyUser): string => `${user.name}#${user.id}`
+export const userName = (user: Pick<LazyUser, 'id' | 'name'>): string => `${user.name}#${user.id}`
 
 async function bounded<T>(work: Promise<T>, timeoutMs: number, what: string): Promise<T> {
   let timer: NodeJS.Timeout | undefined

@@ -11,7 +11,7 @@ import { KeyedLock } from './keyed-lock.ts'
 import { LazyClaims } from './lazy-claim.ts'
 import type { LazyClaimOptions } from './lazy-claim.ts'
 import type { LazyImages } from './lazy-images.ts'
-import { LazyMounts } from './lazy-mounts.ts'
+import { LazyMounts, userName } from './lazy-mounts.ts'
 import type { LazyUser } from './lazy-mounts.ts'
 import { MAX_OPTIONS_BYTES, checkMountablePath, detectOverlayFeatures, mountsOf, optionsBytes } from './mounts.ts'
 import type { Mount, OverlayFeatures } from './mounts.ts'
@@ -99,8 +99,7 @@ export class Snapshotter implements SnapshotCalls {
     void this.#directories.emptyTrash()
     const server = new GrpcServer({ logger: this.#logger })
     server.addService(loadSnapshotsService().service, snapshotHandlers(this, (method, code, seconds, error) => this.#observe(method, code, seconds, error)))
-    const users = this.#store.list().filter(each => each.kind !== 'committed').flatMap(each => this.#lazyUser(each) ?? [])
-    this.#restoring = this.#mounts?.restore(users, this.#stopped.signal) ?? Promise.resolve()
+    this.#restoring = this.#mounts?.restore(this.#uncommitted(), this.#stopped.signal) ?? Promise.resolve()
     await server.listen(where)
     this.#server = server
   }
@@ -116,6 +115,11 @@ export class Snapshotter implements SnapshotCalls {
   /** Layers that some snapshot needs. The node may give up all others. */
   namedDiffIds(): Set<string> {
     return new Set(this.#store.list().flatMap(each => each.lazy?.diffId ?? []))
+  }
+
+  /** The users that hold lazy mounts, by the names `LazyImages.mount` was given: any other is left from a crash. */
+  lazyUsers(): Set<string> {
+    return new Set(this.#uncommitted().map(userName))
   }
 
   explain(): SnapshotExplanation[] {
@@ -144,7 +148,7 @@ export class Snapshotter implements SnapshotCalls {
       const user = this.#lazyUser(snapshot)
       try {
         const lazyMount = await this.#acquire(user)
-        if (kind === 'active' || parent === '') await this.#directories.create(snapshot.id, { writable: kind === 'active', owner: await this.#ownerOf(ancestors[0], lazyMount) })
+        if (kind === 'active' || parent === '') await this.#directories.create(snapshot.id, { writable: kind === 'active', owner: await this.#ownerOf(ancestors[0], user, lazyMount) })
         const mounts = await this.#mountsOf(snapshot, ancestors, lazyMount)
         await this.#store.create(snapshot)
         return mounts
@@ -211,6 +215,10 @@ export class Snapshotter implements SnapshotCalls {
     await this.#directories.emptyTrash()
   }
 
+  #uncommitted(): LazyUser[] {
+    return this.#store.list().filter(each => each.kind !== 'committed').flatMap(each => this.#lazyUser(each) ?? [])
+  }
+
   /** The use of a lazy tree that a snapshot holds, if any layer below it is lazy. */
   #lazyUser(snapshot: Pick<SnapshotRecord, 'id' | 'name' | 'parent'>): LazyUser | undefined {
     const diffIds = this.#store.ancestors(snapshot.parent).flatMap(each => each.lazy?.diffId ?? []).toReversed()
@@ -226,10 +234,10 @@ export class Snapshotter implements SnapshotCalls {
   }
 
   /** containerd gives the new root directory to the owner of the one below it. */
-  async #ownerOf(parent: SnapshotRecord | undefined, lazyMount: string | undefined): Promise<Owner | undefined> {
+  async #ownerOf(parent: SnapshotRecord | undefined, user: LazyUser | undefined, lazyMount: string | undefined): Promise<Owner | undefined> {
     if (parent === undefined) return undefined
-    if (parent.lazy === undefined) return this.#directories.owner(parent.id)
-    return lazyMount === undefined ? undefined : this.#mounts?.rootOwner(lazyMount)
+    if (parent.lazy === undefined || user === undefined || lazyMount === undefined) return this.#directories.owner(parent.id)
+    return this.#mounts?.rootOwner(user, lazyMount)
   }
 
   async #mountsOf(snapshot: { id: number; kind: 'view' | 'active' }, ancestors: readonly SnapshotRecord[], lazyMount: string | undefined): Promise<Mount[]> {
