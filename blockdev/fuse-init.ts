@@ -1,4 +1,5 @@
 // The FUSE handshake: the kernel says INIT once per connection, so whoever opened /dev/fuse answers it and remembers what was agreed.
+import { randomUUID } from 'node:crypto'
 import fs from 'node:fs'
 import { IN_HEADER, INIT, INIT2, MAX_PAGES, MAX_READ, MAX_WRITE, OP, OUT_HEADER, REQUEST_BUFFER } from './fuse-protocol.ts'
 
@@ -12,6 +13,8 @@ export interface Negotiated {
   readonly resend: boolean
   readonly flags: number
   readonly flags2: number
+  /** Names this connection and no other, ever: what was mounted over another one is dead. */
+  readonly connection: string
 }
 
 const WANTED = INIT.ASYNC_READ | INIT.EXPORT_SUPPORT | INIT.DO_READDIRPLUS | INIT.READDIRPLUS_AUTO | INIT.PARALLEL_DIROPS | INIT.POSIX_ACL |
@@ -44,7 +47,7 @@ export function answerInit(request: Buffer): { reply: Buffer; negotiated: Negoti
   reply.writeUInt16LE(MAX_PAGES, 44)
   reply.writeUInt32LE(flags2, 48)
   const maxRead = (flags & INIT.MAX_PAGES) !== 0 ? MAX_READ : 128 * 1024
-  return { reply, negotiated: { major, minor, maxRead, resend: (flags2 & INIT2.HAS_RESEND) !== 0, flags, flags2 } }
+  return { reply, negotiated: { major, minor, maxRead, resend: (flags2 & INIT2.HAS_RESEND) !== 0, flags, flags2, connection: randomUUID() } }
 }
 
 /** Answer INIT on a freshly mounted connection. The request is already waiting, so this does not block. Throws plain errors: it runs in the supervisor. */

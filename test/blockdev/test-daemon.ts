@@ -46,11 +46,14 @@ for (const fd of given.sockets.values()) server.listen({ fd })
 given.link.serving()
 fs.appendFileSync(log, `${process.pid} serves\n`)
 
+async function handOver(): Promise<never> {
+  await channel.stop({ handOver: true })
+  fs.appendFileSync(log, `${process.pid} hands over\n`)
+  return given!.link.end()
+}
+
 given.link.on('handover', () => {
-  void channel.stop({ handOver: true }).then(() => {
-    fs.appendFileSync(log, `${process.pid} hands over\n`)
-    given.link.end()
-  })
+  void handOver()
 })
 given.link.on('orphaned', () => fs.appendFileSync(log, `${process.pid} orphaned\n`))
 process.on('SIGTERM', () => {
