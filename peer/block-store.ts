@@ -9,25 +9,27 @@ import { SkimmerError } from '../oci/errors.ts'
 import { packedLength, rawLength } from '../image/block-table.ts'
 import type { BlockTable } from '../image/block-table.ts'
 import { checkTable, sha256 } from './block-codec.ts'
-import { ABSENT, STORED, UNPACKED, VERIFIED } from './block-state.ts'
-import { CopyIndex } from './copy-index.ts'
+import { BlockCopies } from './block-copies.ts'
+import type { Copy } from './block-copies.ts'
+import { ABSENT, VERIFIED } from './block-state.ts'
 import { Eviction } from './eviction.ts'
 import { GrowingResource } from './growing-resource.ts'
 import { HeldRing } from './held-blocks.ts'
+import { LastUses } from './last-uses.ts'
 import { ObjectStore } from './object-store.ts'
-import { PackFile } from './pack-file.ts'
+import { PackFile, writeError } from './pack-file.ts'
 import { Prover } from './proof.ts'
 import { RawFile } from './raw-file.ts'
 import { Resource } from './resource.ts'
-import type { ResourceKeeper } from './resource.ts'
+import type { ResourceKeeper, ResourceParts } from './resource.ts'
+import { restoreResource } from './restore.ts'
 import { StoreMetrics } from './store-metrics.ts'
 import { encodeTable, StoreRecords } from './store-records.ts'
 import type { KeySpace, ResourceRecord } from './store-records.ts'
+import { StoreRoom } from './store-room.ts'
 import { StoreSpace } from './store-space.ts'
 
 const DEFAULT_HELD_BYTES = 32 * 1024 * 1024
-/** Last uses go to disk this often: after a crash the LRU may be wrong by that much. */
-const SAVE_USES_EVERY_MS = 30_000
 /** How long close() waits for threads that still read. */
 const CLOSE_WAIT_MS = 5000
 const MAX_ID_LENGTH = 512
@@ -44,9 +46,6 @@ export interface BlockStoreOptions {
   readonly now?: () => number
 }
 
-/** The block `block` of the resource that was asked about is also block `from` of `source`. */
-export interface Copy { readonly block: number; readonly source: Resource; readonly from: number }
-
 interface StoreEvents {
   added: [resource: Resource]
   removed: [id: string]
@@ -61,20 +60,18 @@ export class BlockStore extends EventEmitter<StoreEvents> {
   readonly #metrics: StoreMetrics
   readonly #objects: ObjectStore
   readonly #eviction: Eviction
+  readonly #room: StoreRoom
+  readonly #lastUses: LastUses
   readonly #prover = new Prover()
-  readonly #copies = new CopyIndex()
+  readonly #copies: BlockCopies
   readonly #keeper: ResourceKeeper
   readonly #now: () => number
   readonly #resources = new Map<string, Resource>()
-  readonly #byNumber = new Map<number, Resource>()
   readonly #growing = new Map<string, GrowingResource>()
   /** Adds and removals under way: whoever wants the same id waits for them. */
   readonly #changing = new Map<string, Promise<unknown>>()
-  readonly #savedUses = new Map<string, number>()
-  readonly #background = new Set<Promise<unknown>>()
   #quarantine = new Map<string, string>()
   #number = 1
-  #timer: NodeJS.Timeout | undefined
   #closing: Promise<void> | undefined
 
   /**
@@ -83,7 +80,11 @@ export class BlockStore extends EventEmitter<StoreEvents> {
    */
   static async open(options: BlockStoreOptions): Promise<BlockStore> {
     if (!(options.capBytes > 0)) throw new SkimmerError('INVALID_ARGUMENT', `the cap of the block store is ${options.capBytes} bytes; give it some`)
-    fs.mkdirSync(path.join(options.directory, 'packs'), { recursive: true, mode: 0o700 })
+    try {
+      fs.mkdirSync(path.join(options.directory, 'packs'), { recursive: true, mode: 0o700 })
+    } catch (error) {
+      throw writeError(error, options.directory)
+    }
     const records = await StoreRecords.open(path.join(options.directory, 'meta'), options.logger)
     const store = new BlockStore(options, records)
     try {
@@ -104,17 +105,21 @@ export class BlockStore extends EventEmitter<StoreEvents> {
     this.#now = options.now ?? Date.now
     this.#space = new StoreSpace(options.capBytes)
     this.#metrics = new StoreMetrics(options.metrics, this.#space, () => this.#resources.size)
+    this.#copies = new BlockCopies({ logger: this.#logger })
     this.#objects = new ObjectStore(
-      { logger: this.#logger, now: this.#now, freed: (bytes) => this.#space.give('objects', bytes), makeRoom: async (bytes) => this.#take('objects', bytes, this.#space.capBytes) },
+      { logger: this.#logger, now: this.#now, freed: (bytes) => this.#space.give('objects', bytes), makeRoom: async (bytes) => this.#room.take('objects', bytes, { limit: this.#space.capBytes }) },
       { directory: path.join(options.directory, 'objects') },
     )
     this.#eviction = new Eviction({ space: this.#space, resources: () => this.#resources.values(), objects: this.#objects, remove: (resource) => this.#remove(resource), logger: this.#logger, metrics: this.#metrics })
+    this.#room = new StoreRoom({ space: this.#space, eviction: this.#eviction, logger: this.#logger })
+    this.#lastUses = new LastUses({ records, resources: () => this.#resources.values(), logger: this.#logger })
     this.#keeper = {
       logger: this.#logger, metrics: this.#metrics, prover: this.#prover, ring: new HeldRing(options.heldBytes ?? DEFAULT_HELD_BYTES), now: this.#now,
-      takePacked: (resource, bytes, priority) => this.#take('packed', bytes, priority === 'demand' ? this.#space.capBytes : this.#space.highBytes, resource),
-      takeRaw: (resource, bytes) => this.#takeRaw(resource, bytes),
+      takePacked: (resource, bytes, priority) => this.#room.take('packed', bytes, { limit: priority === 'demand' ? this.#space.capBytes : this.#space.highBytes, spare: resource }),
+      takeRaw: (resource, bytes) => this.#room.takeRaw(resource, bytes),
       give: (kind, bytes) => this.#space.give(kind, bytes),
-      save: (resource, durable) => this.#records.update(resource.id, resource.record, durable),
+      // A resource on its way out must not get its record back.
+      save: async (resource, durable) => (this.#resources.get(resource.id) === resource ? this.#records.update(resource.id, resource.record, durable) : undefined),
       quarantine: (id, reason) => this.quarantine(id, reason),
       droppable: () => this.#eviction.droppable(),
     }
@@ -124,10 +129,10 @@ export class BlockStore extends EventEmitter<StoreEvents> {
     this.#quarantine = await this.#records.loadQuarantine()
     const kept = new Set<string>()
     for (const { id, record, table, lastUse } of await this.#records.load()) {
-      const resource = this.#restore(id, record, table, lastUse)
-      for (const file of [resource.pack.path, resource.pack.statePath]) kept.add(path.basename(file))
-      if (resource.rawBytes > 0) kept.add(path.basename(resource.raw.path))
-      this.#savedUses.set(id, lastUse)
+      const parts = restoreResource({ logger: this.#logger }, this.#path(record.file), id, record, table)
+      for (const file of [parts.pack.path, parts.pack.statePath]) kept.add(path.basename(file))
+      if (parts.record.raw) kept.add(path.basename(parts.raw.path))
+      const resource = this.#make({ id, table, lastUse, ...parts })
       this.#space.take('packed', resource.storedBytes)
       this.#space.take('raw', resource.rawBytes)
       this.#enlist(resource)
@@ -136,38 +141,18 @@ export class BlockStore extends EventEmitter<StoreEvents> {
     const packs = path.join(this.directory, 'packs')
     for (const name of fs.readdirSync(packs)) if (!kept.has(name)) fs.rmSync(path.join(packs, name), { force: true, recursive: true })
     this.#space.take('objects', this.#objects.open())
-    this.#timer = setInterval(() => void this.#saveUses(), SAVE_USES_EVERY_MS).unref()
-    this.#evictSoon()
+    this.#room.evictSoon()
   }
 
-  /** A resource as the disk has it: proved with its raw file, it is served as it is; all else is verified at first use. */
-  #restore(id: string, record: ResourceRecord, table: BlockTable, lastUse: number): Resource {
-    const pack = new PackFile(this.#path(record.file), table.count)
-    const raw = new RawFile(this.#path(`${record.file}.raw`))
-    const state = new Uint8Array(new SharedArrayBuffer(table.count))
-    const size = pack.size()
-    const complete = size === packedLength(table)
-    const notes = pack.readNotes()
-    if (notes === undefined && size > 0 && !record.proved) this.#logger.warn({ resource: id }, 'dropped the blocks of a resource: there is no note of which were written')
-    for (let block = 0; block < table.count; block++) {
-      const noted = notes === undefined ? record.proved && complete : notes[block] !== 0
-      state[block] = noted && size >= table.packedOffsets[block + 1] ? STORED : ABSENT
-    }
-    const unpacked = record.proved && record.raw && complete && raw.publish(rawLength(table))
-    if (unpacked) for (let block = 0; block < table.count; block++) if (state[block] === STORED) state[block] = UNPACKED
-    return this.#make(id, { ...record, raw: unpacked }, table, { pack, raw, state, lastUse })
-  }
-
-  #make(id: string, record: ResourceRecord, table: BlockTable, parts: { pack: PackFile; raw: RawFile; state: Uint8Array<SharedArrayBuffer>; lastUse: number }): Resource {
-    const resource = new Resource({ id, number: this.#number++, table, record, keeper: this.#keeper, ...parts })
-    resource.setQuarantine(this.#quarantine.get(id))
+  #make(parts: Omit<ResourceParts, 'number' | 'keeper'>): Resource {
+    const resource = new Resource({ ...parts, number: this.#number++, keeper: this.#keeper })
+    resource.setQuarantine(this.#quarantine.get(parts.id))
     return resource
   }
 
   #enlist(resource: Resource): void {
     this.#resources.set(resource.id, resource)
-    this.#byNumber.set(resource.number, resource)
-    this.#copies.add(resource.number, resource.table)
+    this.#copies.add(resource)
     this.#eviction.droppable()
     this.emit('added', resource)
   }
@@ -205,8 +190,8 @@ export class BlockStore extends EventEmitter<StoreEvents> {
       const encoded = encodeTable(table)
       const sealed = { ...record, tableHash: sha256(encoded).toString('hex') }
       await this.#records.add(id, sealed, encoded)
-      const resource = this.#make(id, sealed, table, {
-        pack, raw: new RawFile(`${pack.path}.raw`), lastUse: this.#now(), state: new Uint8Array(new SharedArrayBuffer(table.count)).fill(initial),
+      const resource = this.#make({
+        id, record: sealed, table, pack, raw: new RawFile(`${pack.path}.raw`), lastUse: this.#now(), state: new Uint8Array(new SharedArrayBuffer(table.count)).fill(initial),
       })
       this.#enlist(resource)
       return resource
@@ -233,7 +218,7 @@ export class BlockStore extends EventEmitter<StoreEvents> {
     checkId(temporaryId)
     if (this.#growing.has(temporaryId)) throw new SkimmerError('CONFLICT', `${temporaryId} is being made already`)
     const growing = new GrowingResource(temporaryId, new PackFile(this.#path(crypto.randomBytes(16).toString('hex')), 0), {
-      takePacked: (bytes) => this.#take('packed', bytes, this.#space.capBytes),
+      takePacked: (bytes) => this.#room.take('packed', bytes, { limit: this.#space.capBytes }),
       adopt: (made, id, table, options) => this.#adopt(made, id, table, options),
       abandon: async (made, bytes) => {
         this.#growing.delete(made.temporaryId)
@@ -292,9 +277,7 @@ export class BlockStore extends EventEmitter<StoreEvents> {
     const { id } = resource
     if (this.#resources.get(id) !== resource) return 0
     this.#resources.delete(id)
-    this.#byNumber.delete(resource.number)
-    this.#copies.delete(resource.number)
-    this.#savedUses.delete(id)
+    this.#copies.delete(resource)
     // The record goes first: files without a record are cleared away at the next start, a record without files would be a lie. Until it is
     // gone, an add() of the same id waits, or its new record would be removed with the old one.
     const removing = this.#records.remove(id)
@@ -321,34 +304,15 @@ export class BlockStore extends EventEmitter<StoreEvents> {
 
   /** Which of these blocks another resource holds, by hash. */
   findCopies(resource: Resource, blocks: Iterable<number>): Copy[] {
-    const found: Copy[] = []
-    for (const block of blocks) {
-      this.#copies.find(resource.table, block, (number, from) => {
-        const source = this.#byNumber.get(number)
-        if (source === undefined || source === resource || source.quarantined || source.state[from] === ABSENT) return false
-        found.push({ block, source, from })
-        return true
-      })
-    }
-    return found
+    return this.#copies.find(resource, blocks)
   }
 
   /**
    * Takes these blocks from other resources here where it can, and answers those that are in `resource` now. What cannot be had
    * (damaged in the other resource, no space) is just not in the answer.
    */
-  async copyBlocks(resource: Resource, blocks: Iterable<number>, options: { priority?: 'demand' | 'background'; signal?: AbortSignal } = {}): Promise<number[]> {
-    const copied: number[] = []
-    for (const { block, source, from } of this.findCopies(resource, blocks)) {
-      if (options.signal?.aborted === true) break
-      try {
-        await resource.putBlock(block, await source.readPacked(from), options)
-        copied.push(block)
-      } catch (error) {
-        this.#logger.debug({ resource: resource.id, block, source: source.id, error: (error as Error).message }, 'a block could not be copied from another resource')
-      }
-    }
-    return copied
+  copyBlocks(resource: Resource, blocks: Iterable<number>, options?: { priority?: 'demand' | 'background'; signal?: AbortSignal }): Promise<number[]> {
+    return this.#copies.copy(resource, blocks, options)
   }
 
   /**
@@ -382,47 +346,13 @@ export class BlockStore extends EventEmitter<StoreEvents> {
   }
 
   /** Drops what is least worth keeping until the low watermark is reached, if the high one is passed. */
-  async evict(): Promise<void> {
-    if (this.#space.usedBytes > this.#space.highBytes) await this.#eviction.evict(this.#space.lowBytes)
+  evict(): Promise<void> {
+    return this.#room.evict()
   }
 
   usage(): { packedBytes: number; rawBytes: number; objectBytes: number; capBytes: number } {
     const { packed, raw, objects } = this.#space.used
     return { packedBytes: packed, rawBytes: raw, objectBytes: objects, capBytes: this.#space.capBytes }
-  }
-
-  #take(kind: 'packed' | 'objects', bytes: number, limit: number, spare?: Resource): Promise<void> | undefined {
-    if (!this.#space.tryTake(kind, bytes, limit)) return this.#makeRoom(kind, bytes, limit, spare)
-    if (this.#space.usedBytes > this.#space.highBytes) this.#evictSoon()
-    return undefined
-  }
-
-  async #makeRoom(kind: 'packed' | 'objects', bytes: number, limit: number, spare?: Resource): Promise<void> {
-    // Others take what a round frees: a second one is fair, endless ones are not.
-    for (let round = 0; round < 3; round++) {
-      await this.#eviction.evict(Math.max(0, Math.min(this.#space.lowBytes, limit - bytes)), { spare })
-      if (this.#space.tryTake(kind, bytes, limit)) return
-    }
-    throw new SkimmerError('NO_SPACE', `the block store is full (${this.#space.usedBytes} of ${this.#space.capBytes} bytes, nothing left to drop); raise its cap`)
-  }
-
-  /** A raw file never costs anyone a pack: unpinned raw files may go for it, and only a pinned resource's. */
-  async #takeRaw(resource: Resource, bytes: number): Promise<boolean> {
-    const limit = this.#space.highBytes
-    if (this.#space.tryTake('raw', bytes, limit)) return true
-    if (resource.pinned && bytes <= limit) await this.#eviction.evict(limit - bytes, { spare: resource, rawOnly: true })
-    return this.#space.tryTake('raw', bytes, limit)
-  }
-
-  #evictSoon(): void {
-    const round = this.evict().catch((error: unknown) => this.#logger.error({ error: (error as Error).message }, 'making room in the block store failed')).finally(() => this.#background.delete(round))
-    this.#background.add(round)
-  }
-
-  async #saveUses(): Promise<void> {
-    const changed = this.list().filter(({ id, lastUse }) => this.#savedUses.get(id) !== lastUse).map(({ id, lastUse }) => [id, lastUse] as const)
-    for (const [id, lastUse] of changed) this.#savedUses.set(id, lastUse)
-    if (changed.length > 0) await this.#records.saveUses(changed).catch((error: unknown) => this.#logger.warn({ error: (error as Error).message }, 'could not save when resources were last used'))
   }
 
   #checkOpen(): void {
@@ -436,11 +366,10 @@ export class BlockStore extends EventEmitter<StoreEvents> {
   }
 
   async #close(): Promise<void> {
-    clearInterval(this.#timer)
     await this.#prover.close()
     await Promise.allSettled([...this.#growing.values()].map((growing) => growing.discard()))
-    await Promise.allSettled([...this.#changing.values(), ...this.#background])
-    await this.#saveUses()
+    await Promise.all([...this.#changing.values(), this.#room.settled()])
+    await this.#lastUses.stop()
     const signal = AbortSignal.timeout(CLOSE_WAIT_MS)
     const released = await Promise.all(this.list().map((resource) => resource.release(signal)))
     const kept = released.filter((released) => !released).length

@@ -57,16 +57,21 @@ function run(task: ProofTask): ProofAnswer {
   }
 }
 
-/** The raw file while it is written. A full disk costs the file, not the proof. */
+/**
+ * The raw file while it is written. It gets its name when all of it is on disk, so that a file of that name is never half-written,
+ * whatever an older record says of it. A full disk costs the file, not the proof.
+ */
 class RawOutput {
   readonly #path: string
+  readonly #halfPath: string
   #fd: number
   #position = 0
   #synced = 0
   constructor(path: string) {
     this.#path = path
+    this.#halfPath = `${path}.half`
     try {
-      this.#fd = fs.openSync(path, 'w', 0o600)
+      this.#fd = fs.openSync(this.#halfPath, 'w', 0o600)
     } catch {
       this.#fd = -1
     }
@@ -92,6 +97,7 @@ class RawOutput {
     if (this.#fd < 0) return false
     try {
       fs.fsyncSync(this.#fd)
+      fs.renameSync(this.#halfPath, this.#path)
       const directory = fs.openSync(this.#path.slice(0, this.#path.lastIndexOf('/')), 'r')
       fs.fsyncSync(directory)
       fs.closeSync(directory)
@@ -112,7 +118,7 @@ class RawOutput {
   #giveUp(): void {
     fs.closeSync(this.#fd)
     this.#fd = -1
-    fs.rmSync(this.#path, { force: true })
+    fs.rmSync(this.#halfPath, { force: true })
   }
 }
 
