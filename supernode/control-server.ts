@@ -1,6 +1,7 @@
 // The supernode's answers to the control protocol: admission, images, layers, chains, who has what, traces, quarantine, events.
 import { timingSafeEqual } from 'node:crypto'
 import { multiaddr } from '@multiformats/multiaddr'
+import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
 import { Counter, Gauge, Histogram } from 'prom-client'
 import type { Registry as Metrics } from 'prom-client'
@@ -36,9 +37,14 @@ export interface ControlServerComponents {
   granter: Granter
   traces: TraceBook
   quarantine: QuarantineBook
+  /** Round-trip to a peer that has just said hello, milliseconds. */
+  measureRtt?: (peer: string) => Promise<number>
   logger: Logger
   metrics?: Metrics
 }
+
+/** A peer's round-trip is measured again after this. */
+const RTT_MS = 60_000
 
 /** The name under which an image's traces are kept: the chainID of its top layer, in hex. */
 export const imageIdOf = (image: ImageRecord): string => image.chainId.slice('sha256:'.length)
@@ -47,12 +53,14 @@ export class ControlServer {
   readonly handlers: ControlHandlers
   readonly #components: ControlServerComponents
   readonly #options: ControlServerOptions
+  /** Peer -> when its round-trip was measured last. */
+  readonly #measured = new LRUCache<string, number>({ max: 65_536 })
   readonly #subscribers = new Map<ControlCall<'events'>, string>()
 
   constructor(components: ControlServerComponents, options: ControlServerOptions = {}) {
     this.#components = components
     this.#options = options
-    this.handlers = this.#measured({
+    this.handlers = this.#counted({
       hello: (request, call) => this.#hello(request, call),
       'image.resolve': (request, call) => this.#resolveImage(request, call),
       'layer.index': (request, call) => this.#indexLayer(request, call),
@@ -98,7 +106,16 @@ export class ControlServer {
       throw new SkimmerError('FORBIDDEN', 'this supernode admits only nodes that know its join token: set supernodes.joinToken on the node')
     }
     this.#components.scheduler.hello({ id: call.remote, addrs: addressesOf(request.addrs, call.remote), labels: request.labels, uploadSlots: request.uploadSlots, version: request.version })
+    this.#measureRtt(call.remote)
     return { grantKey: this.#components.granter.publicKey, heartbeatMs: this.#options.heartbeatMs ?? DEFAULT_HEARTBEAT_MS, peerId: this.#components.peerId }
+  }
+
+  #measureRtt(peer: string): void {
+    const { measureRtt, scheduler, logger } = this.#components
+    const now = Date.now()
+    if (measureRtt === undefined || now - (this.#measured.get(peer) ?? 0) < RTT_MS) return
+    this.#measured.set(peer, now)
+    measureRtt(peer).then(rtt => scheduler.measuredRtt(peer, rtt), (error: unknown) => logger.debug({ peer, err: error }, 'a peer could not be pinged'))
   }
 
   async #resolveImage(request: ControlRequest<'image.resolve'>, call: ControlCall<'image.resolve'>) {
@@ -118,12 +135,12 @@ export class ControlServer {
 
   /** Layers that are indexed; the others are begun, the largest first: it takes longest. */
   async startIndexing({ image, access, reference }: ResolvedImage): Promise<Map<string, IndexedLayer>> {
-    const { origin, logger } = this.#components
+    const { origin, logger, quarantine } = this.#components
     const known = new Map<string, IndexedLayer>()
     for (const layer of image.layers.toSorted((a, b) => b.size - a.size)) {
       const repository = `${reference.registry}/${reference.repository}`
       const record = await origin.known(layer).catch(() => undefined)
-      if (record !== undefined && record.repositories.includes(repository)) known.set(layer.digest, record)
+      if (record !== undefined && record.repositories.includes(repository) && !quarantine.has(layerResource(record.index))) known.set(layer.digest, record)
       // Whoever needs the layer asks for it by layer.index and hears of the failure there.
       else origin.ensureIndexed({ reference, layer, access }).catch((error: unknown) => logger.debug({ layer: layer.digest, err: error }, 'indexing ahead failed'))
     }
@@ -194,7 +211,7 @@ export class ControlServer {
     }
   }
 
-  #measured(handlers: ControlHandlers): ControlHandlers {
+  #counted(handlers: ControlHandlers): ControlHandlers {
     const { metrics, scheduler } = this.#components
     if (metrics === undefined) return handlers
     const registers = [metrics]

@@ -56,3 +56,9 @@ export const DEFAULT_PEER_ACCESS_MS = 30 * 24 * 3_600_000
 export const DEFAULT_IMAGE_MEMORY_MS = 90 * 24 * 3_600_000
 /** How long nodes may take to hold a preheated image. */
 export const DEFAULT_PUSH_MS = 3_600_000
+
+export const DEFAULT_LISTEN = '/ip4/0.0.0.0/tcp/4980'
+export const DEFAULT_HTTP_PORT = 4981
+export const DEFAULT_CACHE_BYTES = 200 * 2 ** 30
+/** Layers that no node asked for in a month were replaced by newer ones. */
+export const DEFAULT_CACHE_TTL_MS = 30 * 24 * 3_600_000

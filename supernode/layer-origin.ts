@@ -11,8 +11,10 @@ import { packedLength, rawLength } from '../image/block-table.ts'
 import { digestMismatch } from '../oci/digest.ts'
 import { SkimmerError, hasCode } from '../oci/errors.ts'
 import { isForeignLayer, mediaTypeCompression } from '../oci/media-types.ts'
+import { parseReference } from '../oci/reference.ts'
 import type { Reference } from '../oci/reference.ts'
 import type { BlockStore } from '../peer/block-store.ts'
+import type { Resource } from '../peer/resource.ts'
 import { DEFAULT_LASTING_FAILURE_MS, DEFAULT_MAX_FAILURES, DEFAULT_PARALLEL_LAYERS, DEFAULT_PASSING_FAILURE_MS } from './defaults.ts'
 import { digestSchema, layerRecordSchema } from './image-record.ts'
 import type { ImageLayerRecord } from './image-record.ts'
@@ -57,6 +59,8 @@ export class LayerOrigin {
   readonly #indexer: Pick<IndexerPool, 'index'>
   readonly #logger: Logger
   readonly #layers: StateSpace<IndexedLayer>
+  /** Resource id -> which layer it is. */
+  readonly #made: StateSpace<{ layerDigest: string }>
   readonly #works = new Map<string, { work: OriginWork<IndexedLayer>; repository: string; layer: ImageLayerRecord }>()
   readonly #failures: LRUCache<string, { error: SkimmerError }>
   readonly #slots: WorkSlots
@@ -72,6 +76,7 @@ export class LayerOrigin {
     this.#indexer = components.indexer
     this.#logger = components.logger
     this.#layers = components.state.space('layers', indexedLayerSchema)
+    this.#made = components.state.space('made', z.object({ layerDigest: digestSchema }))
     this.#slots = new WorkSlots(options.parallelLayers ?? Math.max(DEFAULT_PARALLEL_LAYERS, availableParallelism()))
     this.#lastingMs = options.lastingFailureMs ?? DEFAULT_LASTING_FAILURE_MS
     this.#passingMs = options.passingFailureMs ?? DEFAULT_PASSING_FAILURE_MS
@@ -93,7 +98,8 @@ export class LayerOrigin {
     // Its bytes were hashed here: an image that says otherwise is wrong.
     if (record.diffId !== layer.diffId) throw digestMismatch(`the uncompressed layer ${layer.digest}`, layer.diffId, record.diffId)
     const resource = this.#store.get(layerResource(record.index))
-    return resource === undefined || resource.quarantined || !resource.whole ? undefined : record
+    if (resource === undefined || !resource.whole || !this.#store.hasObject(record.index)) return undefined
+    return record
   }
 
   /**
@@ -109,6 +115,9 @@ export class LayerOrigin {
       const failed = this.#failures.get(`${repository} ${key}`)
       if (failed !== undefined) throw failed.error
       const record = await this.known(layer)
+      if (record !== undefined && this.#store.quarantineReason(layerResource(record.index)) !== undefined) {
+        throw new SkimmerError('INVALID_DATA', `layer ${layer.digest} is quarantined: ${this.#store.quarantineReason(layerResource(record.index))}; an operator can lift that at the supernode's API`)
+      }
       if (record !== undefined) return record.repositories.includes(repository) ? record : await this.#lies(request, repository, record)
       // No await from here to the work's entry in the table: two askers must not both begin.
       let entry = this.#works.get(key)
@@ -135,9 +144,17 @@ export class LayerOrigin {
     return this.#layers.entries()
   }
 
-  /** The layer turned out wrong: make it again when it is wanted next. */
-  async forget(layerDigest: string): Promise<void> {
-    await this.#layers.delete(layerDigest)
+  /**
+   * Makes a layer's resource again that was indexed before and is no longer here (evicted, or damaged on disk), for a peer that asks for its
+   * blocks. undefined when it was never made here, or cannot be made as `access`.
+   */
+  async restore(resource: string, access: RegistryAccess): Promise<Resource | undefined> {
+    const made = await this.#made.get(resource)
+    const record = made === undefined ? undefined : await this.#layers.get(made.layerDigest)
+    if (record === undefined || layerResource(record.index) !== resource || record.repositories.length === 0) return undefined
+    const reference = parseReference(`${record.repositories.at(-1)!}@${record.digest}`)
+    await this.ensureIndexed({ reference, layer: record, access })
+    return this.#store.get(resource)
   }
 
   async close(): Promise<void> {
@@ -187,8 +204,9 @@ export class LayerOrigin {
       })
       await this.#store.putObject(result.encoded)
       const resource = await growing.seal(layerResource(result.indexDigest), { diffId: layer.diffId, origin: { layerDigest: layer.digest, repository } })
+      await this.#made.put(resource.id, { layerDigest: layer.digest })
       return (await this.#layers.update(layer.digest, before => ({
-        ...layer, index: result.indexDigest, rawLength: rawLength(resource.table), packedLength: packedLength(resource.table), indexedAt: Date.now(),
+        digest: layer.digest, size: layer.size, mediaType: layer.mediaType, diffId: layer.diffId, index: result.indexDigest, rawLength: rawLength(resource.table), packedLength: packedLength(resource.table), indexedAt: Date.now(),
         repositories: withRepository(before, repository),
       })))!
     } catch (error) {

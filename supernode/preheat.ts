@@ -100,7 +100,7 @@ export class Preheat {
 
   /** Newest first. */
   list(): PreheatJob[] {
-    return [...this.#jobs.values()].reverse()
+    return [...this.#jobs.values()].toReversed()
   }
 
   /** Ends it if it runs, lets go of what it holds, forgets it. False when there is no such job. */

@@ -10,7 +10,7 @@ const MAX_CHECKED = 10_000
 const recordSchema = z.object({ reason: z.string(), since: z.number() })
 
 export class QuarantineBook {
-  /** Called once for each resource whose claim turned out true. */
+  /** Called once for each resource that turned out wrong. */
   onConfirmed: ((resource: string, reason: string) => void) | undefined
   readonly #store: BlockStore
   readonly #logger: Logger
@@ -30,6 +30,8 @@ export class QuarantineBook {
   static async open(components: { store: BlockStore; state: SharedState; logger: Logger; clock?: () => number }): Promise<QuarantineBook> {
     const book = new QuarantineBook(components)
     for await (const [resource, { reason }] of book.#records.entries()) book.#quarantined.set(resource, reason)
+    // Whatever proof failed here, asked for or not: it is told to all.
+    components.store.on('quarantined', (resource, reason) => { book.#confirm(resource, reason) })
     return book
   }
 
@@ -59,6 +61,7 @@ export class QuarantineBook {
   /** Let it be made and used again: an operator says so. */
   async lift(resource: string): Promise<boolean> {
     const was = this.#quarantined.delete(resource)
+    await this.#store.endQuarantine(resource)
     await this.#records.delete(resource)
     this.#checked.delete(resource)
     return was
@@ -80,14 +83,13 @@ export class QuarantineBook {
     } finally {
       resource.unpin('proving a claim')
     }
-    if (!resource.quarantined) {
-      this.#logger.warn({ resource: id, peer, claimed }, 'a node says that a resource is wrong, but it is right here: the node or its disk may be broken')
-      return
-    }
-    const reason = `its bytes do not match its diffID ${resource.diffId ?? ''}`
-    this.#quarantined.set(id, reason)
-    await this.#records.put(id, { reason, since: this.#clock() })
-    this.#logger.error({ resource: id, peer, reason }, 'resource quarantined')
-    this.onConfirmed?.(id, reason)
+    if (!resource.quarantined) this.#logger.warn({ resource: id, peer, claimed }, 'a node says that a resource is wrong, but it is right here: the node or its disk may be broken')
+  }
+
+  #confirm(resource: string, reason: string): void {
+    if (this.has(resource)) return
+    this.#quarantined.set(resource, reason)
+    this.#records.put(resource, { reason, since: this.#clock() }).catch((error: unknown) => this.#logger.error({ resource, err: error }, 'a quarantine could not be saved'))
+    this.onConfirmed?.(resource, reason)
   }
 }
