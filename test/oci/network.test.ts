@@ -249,6 +249,22 @@ describe('answers that are too large or of the wrong kind', () => {
   })
 })
 
+const entry = (text: string, artifactType: string) => ({ mediaType: 'application/vnd.oci.image.manifest.v1+json', digest: digestOf(text), size: text.length, artifactType })
+
+describe('a registry with the referrers API', () => {
+  const subject = digestOf('subject')
+  test('is asked page by page, and filtered though it does not filter itself', async () => {
+    const registry = await host((request, response) => {
+      const last = request.url!.includes('page=2')
+      response.writeHead(200, { 'content-type': 'application/vnd.oci.image.index.v1+json', ...(!last && { link: `</v2/team/app/referrers/${subject}?page=2>; rel="next"` }) })
+      response.end(JSON.stringify({ schemaVersion: 2, manifests: last ? [entry('c', 'x/wanted'), entry('a', 'x/wanted')] : [entry('a', 'x/wanted'), entry('b', 'x/other')] }))
+    })
+    expect((await client().referrers(at(registry), subject, 'x/wanted')).map(({ digest }) => digest)).toEqual([digestOf('a'), digestOf('c')])
+    expect(registry.requests[0].url).toBe(`/v2/team/app/referrers/${subject}?artifactType=x%2Fwanted`)
+    expect(registry.requests).toHaveLength(2)
+  })
+})
+
 describe('TLS with a private authority', () => {
   let directory: string
   let certificates: ReturnType<typeof makeCertificates>

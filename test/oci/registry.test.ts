@@ -1,5 +1,6 @@
 // Pulling from and pushing to a real docker-registry.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -114,6 +115,19 @@ withRegistry('an open registry on loopback, without any settings', () => {
     const reference = parseReference(`${registry.host}/team/lies:1`)
     const { digest, size } = await client.pushBlob(reference, randomBytes(1000))
     for (const lie of [size - 1, size + 1]) await expect(readAll(client.blob(reference, { digest, size: lie }))).rejects.toMatchObject({ code: 'DIGEST_MISMATCH' })
+  })
+
+  const withSkopeo = spawnSync('skopeo', ['--version'], { stdio: 'ignore' }).status === 0 ? test : test.skip
+  withSkopeo('an image that skopeo turned into Docker schema 2 is the same image (skipped without skopeo)', async () => {
+    const reference = parseReference(`${registry.host}/team/oci:1`)
+    const made = await pushImage(client, reference, [randomBytes(50_000)])
+    const words = ['copy', '--src-tls-verify=false', '--dest-tls-verify=false', '--format', 'v2s2', `docker://${registry.host}/team/oci:1`, `docker://${registry.host}/team/docker:1`]
+    const copied = spawnSync('skopeo', ['--insecure-policy', ...words], { encoding: 'utf8' })
+    expect({ status: copied.status, stderr: copied.stderr }).toMatchObject({ status: 0 })
+    const resolved = await client.resolve({ ...reference, repository: 'team/docker' }, { platform: { os: 'linux', architecture: 'amd64' } })
+    expect(resolved.manifest.mediaType).toBe(MEDIA_TYPES.dockerManifest)
+    expect(resolved.manifest.layers[0]).toMatchObject({ mediaType: MEDIA_TYPES.dockerLayerGzip, digest: made.layers[0].digest })
+    expect(resolved.config.diffIds).toEqual([made.layers[0].diffId])
   })
 
   test('what refers to a manifest is found, though this registry has no referrers API', async () => {
