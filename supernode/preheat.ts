@@ -90,8 +90,9 @@ export class Preheat {
     this.#jobs.set(job.id, job)
     if (credentials !== undefined) this.#credentials.set(job.id, credentials)
     await this.#records.put(job.id, job)
+    const accepted = structuredClone(job)
     this.#begin(job)
-    return job
+    return accepted
   }
 
   get(id: string): PreheatJob | undefined {

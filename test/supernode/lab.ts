@@ -112,10 +112,10 @@ export async function joinNode(cleanup: Cleanup, supernode: Supernode, hello: { 
 }
 
 /** Waits for a condition; the test's own time limit is the bound. */
-export async function until<Value>(condition: () => Value | Promise<Value>): Promise<NonNullable<Value>> {
+export async function until<Value>(condition: () => Value | Promise<Value>): Promise<Exclude<NonNullable<Value>, false>> {
   for (;;) {
     const value = await condition()
-    if (value) return value
+    if (value) return value as Exclude<NonNullable<Value>, false>
     await new Promise(resolve => { setTimeout(resolve, 20) })
   }
 }
