@@ -68,7 +68,7 @@ export function fileEntry(member: Member, type: FileType, place: Placement): Fil
   const entry: FileEntry = {
     path,
     type,
-    mode: ((header.mode % 0o10000) + 0o10000) % 0o10000,
+    mode: lowBits(header.mode, 0o10000, 'mode', offset),
     uid: owner(paxNumber(records, 'uid', header.uid, offset), offset),
     gid: owner(paxNumber(records, 'gid', header.gid, offset), offset),
     mtimeSeconds: time.seconds,
@@ -119,9 +119,14 @@ function mtime({ header, records, offset }: Member): { seconds: number; nanos: n
 
 /** What chown(2) makes of a number: its low 32 bits, and -1 changes nothing, so that root keeps the file. */
 function owner(value: number, offset: number): number {
-  if (!Number.isSafeInteger(value) || Math.abs(value) === Number.MAX_SAFE_INTEGER) throw new SkimmerError('UNSUPPORTED', `tar: the owner of the entry at byte ${offset} is out of range`)
-  const low = ((value % OWNERS) + OWNERS) % OWNERS
+  const low = lowBits(value, OWNERS, 'owner', offset)
   return low === OWNERS - 1 ? 0 : low
+}
+
+/** The bits below `range` (a power of two), two's complement. The number must not have been saturated on its way here. */
+function lowBits(value: number, range: number, what: string, offset: number): number {
+  if (Math.abs(value) >= Number.MAX_SAFE_INTEGER) throw new SkimmerError('UNSUPPORTED', `tar: the ${what} of the entry at byte ${offset} is out of range`)
+  return ((value % range) + range) % range
 }
 
 function paxNumber(records: PaxRecords, key: string, otherwise: number, offset: number): number {
