@@ -59,7 +59,7 @@ export class BackgroundFill {
     const quick = peers.filter(peer => peer.speed.rate === undefined || supernodeRate === undefined || peer.speed.rate * SLOW >= supernodeRate)
     const wanting = quick.flatMap(peer => peer.holdings(id)?.whole === false ? [peerSeed(peer.id)] : [])
     const unheld = (block: number): boolean => !quick.some(peer => peer.has(id, block))
-    this.#keepBusy(supernode, size, block => unheld(block) && ownsPiece(block, this.#context.self, wanting), () => 0)
+    this.#keepBusy(supernode, size, block => unheld(block) && (this.#queue.urgent(block) || ownsPiece(block, this.#context.self, wanting)), () => 0)
     if (underWay() || this.#queue.size === 0) {
       this.#idleSince = undefined
       return

@@ -12,6 +12,8 @@ export class BackgroundQueue {
   #size = 0
   /** Blocks in an order that was given, a trace: before all others. */
   #first: number[] = []
+  /** Of those, the ones that a start waits for: not worth a detour by stripes. */
+  readonly #urgent = new Set<number>()
 
   constructor(count: number) {
     this.#wanted = new Uint8Array(count)
@@ -25,6 +27,12 @@ export class BackgroundQueue {
     return this.#wanted[block] === 1
   }
 
+  /** It is here: whatever was noted about it is over. */
+  settled(block: number): void {
+    this.take(block)
+    this.#urgent.delete(block)
+  }
+
   /** Sorted blocks. `ordered`: in just this order, and before the others. */
   add(blocks: readonly number[], ordered: boolean): void {
     const fresh = blocks.filter(block => this.#wanted[block] === 0)
@@ -32,8 +40,12 @@ export class BackgroundQueue {
     this.#order = this.#order.filter(block => this.#wanted[block] === 1)
     for (const block of fresh) this.#wanted[block] = 1
     this.#size += fresh.length
-    if (ordered) for (const block of blocks) this.#first.push(block)
-    else this.#order = this.#order.concat(shufflePieces(fresh))
+    if (ordered) {
+      for (const block of blocks) {
+        this.#first.push(block)
+        this.#urgent.add(block)
+      }
+    } else this.#order = this.#order.concat(shufflePieces(fresh))
   }
 
   /** A block came back: its peer failed. It goes to the front, since others may be waiting for it. */
@@ -42,6 +54,11 @@ export class BackgroundQueue {
     this.#wanted[block] = 1
     this.#size++
     this.#first.push(block)
+  }
+
+  /** It was added in an order, and has not come yet. */
+  urgent(block: number): boolean {
+    return this.#urgent.has(block)
   }
 
   take(block: number): boolean {

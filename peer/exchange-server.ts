@@ -39,6 +39,8 @@ export class ExchangeServer {
   readonly refused: Counter<'reason'>
   /** Called when a remote says that it wants a resource: it may have some of it, or soon will. */
   onInterested: ((remote: string, resourceId: string) => void) | undefined
+  /** Remotes that are not spoken to. */
+  isBanned: ((remote: string) => boolean) | undefined
   /** Called when a remote breaks the protocol. */
   onViolation: ((remote: string, error: Error) => void) | undefined
   readonly #libp2p: Libp2p
@@ -94,7 +96,12 @@ export class ExchangeServer {
   }
 
   #accept(stream: Stream, connection: Connection): void {
-    const served = new ServedStream(this, stream, connection.remotePeer.toString())
+    const remote = connection.remotePeer.toString()
+    if (this.isBanned?.(remote) === true) {
+      stream.abort(new SkimmerError('FORBIDDEN', 'banned'))
+      return
+    }
+    const served = new ServedStream(this, stream, remote)
     this.#streams.add(served)
     stream.addEventListener('close', () => {
       this.#streams.delete(served)

@@ -46,7 +46,7 @@ export interface FetchContext {
   /** A reader's miss began (+1) or ended (-1). */
   demand(change: 1 | -1): void
   /** True while a reader waits, here or for another resource. */
-  readonly demandWaits: boolean
+  demandWaits(): boolean
 }
 
 export function sourceOf(peer: RemotePeer): Source {

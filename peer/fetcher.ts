@@ -49,7 +49,7 @@ const IDLE_MS = 60_000
 /** A reader counts as waiting for so long after its miss: one that waits in vain must not stop all background work. */
 const DEMAND_FRESH_MS = 300
 
-interface Opened { readonly fetch: ResourceFetch; readonly parents: ParentSearch; usedAt: number; demandAt: number; holds: number; readonly onBlock: (block: number) => void }
+interface Opened { readonly fetch: ResourceFetch; readonly parents: ParentSearch; usedAt: number; demandAt: number; holds: number; readonly onBlock: (block: number) => void; readonly onQuarantined: (reason: string) => void }
 
 export class Fetcher implements BlockSource {
   readonly accounting: FetchAccounting
@@ -78,7 +78,6 @@ export class Fetcher implements BlockSource {
     this.#metrics = new FetchMetrics(components.metrics)
     this.#reports = new TransferReports(components.supernodes)
     const { backgroundBytesPerSecond, origin, ...limits } = options
-    const fetcher = this
     this.#context = {
       self: peerSeed(components.self),
       limits: { ...DEFAULT_FETCH_LIMITS, ...limits },
@@ -101,7 +100,7 @@ export class Fetcher implements BlockSource {
         this.#demands += change
         if (change > 0) this.#demandAt = performance.now()
       },
-      get demandWaits() { return fetcher.#demands > 0 && performance.now() - fetcher.#demandAt < DEMAND_FRESH_MS },
+      demandWaits: () => this.#demands > 0 && performance.now() - this.#demandAt < DEMAND_FRESH_MS,
     }
     this.#sweep = setInterval(() => this.#closeIdle(), 10_000)
     this.#sweep.unref()
@@ -253,9 +252,14 @@ export class Fetcher implements BlockSource {
     }
     if (opened === undefined) {
       const fetch = new ResourceFetch(this.#context, resource)
-      opened = { fetch, parents: new ParentSearch({ pool: this.#pool, supernodes: this.#supernodes, logger: this.#logger }, resource), usedAt: 0, demandAt: -Infinity, holds: 0, onBlock: block => fetch.onStored(block) }
+      opened = {
+        fetch, parents: new ParentSearch({ pool: this.#pool, supernodes: this.#supernodes, logger: this.#logger }, resource),
+        usedAt: 0, demandAt: -Infinity, holds: 0, onBlock: block => fetch.onStored(block),
+        onQuarantined: reason => fetch.stop(new SkimmerError('DIGEST_MISMATCH', `${resource.id} is quarantined: ${reason}`)),
+      }
       this.#opened.set(resource.id, opened)
       resource.on('block', opened.onBlock)
+      resource.on('quarantined', opened.onQuarantined)
       if (!resource.whole) {
         for (const peer of this.#pool.connected()) if (!peer.supernode) peer.interest(resource.id, resource.table)
         opened.parents.start()
@@ -271,7 +275,7 @@ export class Fetcher implements BlockSource {
     const now = performance.now()
     for (const [id, { fetch, usedAt, holds, parents }] of this.#opened) {
       if (fetch.resource.whole) parents.stop()
-      if (fetch.idle && (fetch.resource.removed || (now - usedAt > IDLE_MS && (holds === 0 || fetch.resource.whole)))) this.#close(id, new SkimmerError('ABORTED', 'idle'))
+      if (fetch.idle && (this.#store.get(id) !== fetch.resource || (now - usedAt > IDLE_MS && (holds === 0 || fetch.resource.whole)))) this.#close(id, new SkimmerError('ABORTED', 'idle'))
     }
   }
 
@@ -281,6 +285,7 @@ export class Fetcher implements BlockSource {
     this.#opened.delete(id)
     opened.parents.stop()
     opened.fetch.resource.off('block', opened.onBlock)
+    opened.fetch.resource.off('quarantined', opened.onQuarantined)
     opened.fetch.stop(error)
     for (const peer of this.#pool.connected()) peer.loseInterest(id)
   }

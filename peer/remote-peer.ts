@@ -112,6 +112,13 @@ export class RemotePeer {
     this.#send(frame(FRAME_INTEREST, 0, Buffer.concat([Buffer.of(1), Buffer.from(resource, 'latin1')])))
   }
 
+  /** There is a new grant for a resource: an interest that was refused is taken again. */
+  renewInterest(resource: string): void {
+    if (this.#stream === undefined || !this.#tables.has(resource)) return
+    this.#showGrant(resource)
+    this.#send(frame(FRAME_INTEREST, 0, Buffer.concat([Buffer.of(1), Buffer.from(resource, 'latin1')])))
+  }
+
   loseInterest(resource: string): void {
     if (!this.#tables.delete(resource)) return
     this.#holdings.delete(resource)

@@ -305,7 +305,7 @@ export class ResourceFetch {
 
   #remove(task: FetchTask): void {
     this.#tasks.delete(task.block)
-    this.#queue.take(task.block)
+    this.#queue.settled(task.block)
     if (this.#demand.delete(task)) this.#context.demand(-1)
     if (this.#tasks.size > 0) return
     clearInterval(this.#timer)
@@ -341,7 +341,7 @@ export class ResourceFetch {
   }
 
   #fillNow(): void {
-    if (this.#queue.size > 0 && this.#storing < MAX_STORING && !this.#context.demandWaits) this.#fill.fill(() => this.#asks.size > 0)
+    if (this.#queue.size > 0 && this.#storing < MAX_STORING && !this.#context.demandWaits()) this.#fill.fill(() => this.#asks.size > 0)
   }
 
   #tick(): void {
@@ -378,7 +378,7 @@ export class ResourceFetch {
       this.#context.morePeers(this.resource)
     }
     if (this.#queue.size > 0) {
-      if (this.#context.demandWaits) this.#progressAt = now
+      if (this.#context.demandWaits()) this.#progressAt = now
       if (now - this.#progressAt > limits.originAfter && this.#asks.size === 0 && this.#context.supernodes(this.resource.id).length === 0) this.#backgroundToOrigin()
       if (now - this.#progressAt > limits.backgroundTimeout) this.#failBackground(new SkimmerError('UNAVAILABLE', `${this.resource.id}: nothing came for ${limits.backgroundTimeout} ms; ${this.#tried()}`))
       this.#fillNow()

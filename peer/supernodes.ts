@@ -8,6 +8,7 @@ import { ControlClient } from './control-client.ts'
 import type { ControlCallOptions } from './control-client.ts'
 import type { ControlAnswer, ControlEvent, ControlOperation, ControlRequest } from './control.ts'
 import { parseAddress } from './host.ts'
+import { pause } from './pause.ts'
 
 export interface SupernodesOptions {
   /** Multiaddrs or `host:port`, each optionally with `/p2p/<peer id>`: without it whoever answers there is trusted. */
@@ -181,18 +182,4 @@ export class Supernodes {
       this.events?.up(supernode, hello.grantKey)
     }
   }
-}
-
-/** Waits; an abort ends the wait without an error. */
-async function pause(millis: number, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return
-  await new Promise<void>(resolve => {
-    const done = (): void => {
-      clearTimeout(timer)
-      signal.removeEventListener('abort', done)
-      resolve()
-    }
-    const timer = setTimeout(done, millis)
-    signal.addEventListener('abort', done, { once: true })
-  })
 }
