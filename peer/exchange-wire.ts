@@ -13,7 +13,7 @@ export const FRAME_OBJECT_REQUEST = 6 // a digest
 /** From the one who serves. */
 export const FRAME_BLOCK = 16 // u32 block, packed bytes
 export const FRAME_DONE = 17 // the request is answered whole
-export const FRAME_ERROR = 18 // JSON {code, message}: the rest of the request is not coming
+export const FRAME_ERROR = 18 // JSON {code, message}: the rest of the request is not coming; with request 0 and `resource`: an interest is refused
 export const FRAME_OBJECT = 19 // a part of the object, in order; FRAME_DONE ends it
 export const FRAME_HAVE = 20 // u16 length, resource id, u8 kind, then as the kind says
 

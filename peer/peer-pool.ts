@@ -22,7 +22,8 @@ export interface PeerPoolEvents {
   /** A peer's exchange is open. */
   connected(peer: RemotePeer): void
   have(peer: RemotePeer, resource: string): void
-  gone(peer: RemotePeer): void
+  /** It refused to say what it has. */
+  refused(peer: RemotePeer, resource: string, error: SkimmerError): void
 }
 
 const MAX_BACKOFF_MS = 30_000
@@ -146,10 +147,8 @@ export class PeerPool {
       onOpen: () => this.events?.connected(peer),
       onViolation: (_, error) => this.ban(id, error.message),
       onHave: (_, resource) => this.events?.have(peer, resource),
-      onGone: () => {
-        if (this.#peers.get(id) === peer) this.#peers.delete(id)
-        this.events?.gone(peer)
-      },
+      onRefused: (_, resource, error) => this.events?.refused(peer, resource, error),
+      onGone: () => { if (this.#peers.get(id) === peer) this.#peers.delete(id) },
     })
     this.#peers.set(id, peer)
     return peer

@@ -3,6 +3,7 @@ import { EventEmitter } from 'node:events'
 import type { Libp2p } from '@libp2p/interface'
 import type { Logger } from 'pino'
 import type { Registry } from 'prom-client'
+import { hasCode } from '../oci/errors.ts'
 import { Announcer } from './announcer.ts'
 import type { BlockStore } from './block-store.ts'
 import type { ControlEvent } from './control.ts'
@@ -129,13 +130,16 @@ export class Peer extends EventEmitter<PeerEvents> {
     pool.events = {
       connected: peer => fetcher.onConnected(peer),
       have: (_, resource) => fetcher.onHave(resource),
-      gone: () => { /* requests were told by their sinks; a new connection is made when it is needed */ },
+      refused: (_, resource, error) => { if (hasCode(error, 'FORBIDDEN')) this.grants.refused(resource) },
     }
     exchange.onInterested = (remote, resource) => fetcher.onInterested(remote, resource)
     exchange.isBanned = remote => pool.isBanned(remote)
     exchange.onViolation = (remote, error) => pool.ban(remote, error.message)
     fetcher.onForbidden = resource => this.grants.refused(resource)
-    fetcher.onOpened = resource => this.#announcer.wanted(resource)
+    fetcher.onOpened = resource => {
+      this.#announcer.wanted(resource)
+      if (supernodes.configured && this.grants.book.tokenFor(resource.id) === undefined) this.grants.refused(resource.id)
+    }
     prefetcher.onQuarantined = (resource, reason) => void supernodes.tell('quarantine', { resource, reason })
     const greeted = new Set<string>()
     supernodes.events = {

@@ -10,7 +10,7 @@ import {
 import { FrameCutter } from './frames.ts'
 import { LinkSpeed } from './link-speed.ts'
 
-const errorSchema = z.object({ code: z.enum(ERROR_CODES), message: z.string().max(65536) })
+const errorSchema = z.object({ code: z.enum(ERROR_CODES), message: z.string().max(65536), resource: z.string().max(300).optional() })
 
 /** Who is told what a request brings. `block` must not throw. */
 export interface RequestSink {
@@ -47,6 +47,8 @@ export interface RemotePeerOptions {
   onViolation: (peer: RemotePeer, error: Error) => void
   /** It has come to have blocks of a resource: newly known ones, or undefined for "look again at all". */
   onHave: (peer: RemotePeer, resource: string, blocks: number[] | undefined) => void
+  /** It refused an interest. */
+  onRefused: (peer: RemotePeer, resource: string, error: SkimmerError) => void
   /** Its stream ended; requests have been told already. */
   onGone: (peer: RemotePeer) => void
 }
@@ -291,6 +293,7 @@ export class RemotePeer {
       throw new SkimmerError('INVALID_DATA', 'error: malformed', { cause })
     }
     const error = new SkimmerError(parsed.code, `peer ${this.id}: ${parsed.message}`)
+    if (number === 0 && parsed.resource !== undefined) return this.#options.onRefused(this, parsed.resource, error)
     this.#objects.get(number)?.reject(error)
     const request = this.#requests.get(number)
     if (request === undefined) return

@@ -139,7 +139,7 @@ export class ServedStream {
       if (this.#interests.delete(id)) this.#server.haves.remove(id, this)
       return
     }
-    if (!this.#mayRead(id)) return
+    if (!this.#mayRead(id)) return this.#refuse(0, new SkimmerError('FORBIDDEN', `${id}: no valid grant`), id)
     if (this.#interests.size >= MAX_INTERESTS) throw new SkimmerError('LIMIT_EXCEEDED', 'interest in too many resources')
     if (!this.#interests.has(id)) {
       this.#interests.add(id)
@@ -334,12 +334,12 @@ export class ServedStream {
     }
   }
 
-  #refuse(request: number, error: Error): void {
+  #refuse(request: number, error: Error, resource?: string): void {
     if (this.#abort.signal.aborted) return
     const code = error instanceof SkimmerError ? error.code : 'INTERNAL'
     this.#server.refused.inc({ reason: code })
     if (!hasCode(error, 'FORBIDDEN', 'NOT_FOUND', 'UNAVAILABLE', 'INVALID_ARGUMENT')) this.#server.logger.warn({ remote: this.#remote, err: error }, 'exchange: a request failed')
-    this.#send(frame(FRAME_ERROR, request, Buffer.from(JSON.stringify({ code, message: error instanceof SkimmerError ? error.message : 'this peer failed to read its store' }))))
+    this.#send(frame(FRAME_ERROR, request, Buffer.from(JSON.stringify({ code, message: error instanceof SkimmerError ? error.message : 'this peer failed to read its store', resource }))))
   }
 
   #send(bytes: Uint8Array): boolean {

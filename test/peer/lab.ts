@@ -64,7 +64,7 @@ export class Lab {
   }
 
   async stop(): Promise<void> {
-    for (const stop of this.#stops.splice(0).reverse()) await stop()
+    for (const stop of this.#stops.splice(0).toReversed()) await stop()
   }
 }
 
@@ -98,7 +98,6 @@ export class TestSupernode {
   async serve(node: Node): Promise<void> {
     this.node = node
     this.signer = new GrantSigner((await loadIdentity(join(node.directory, 'identity'))).raw)
-    const no = (): Promise<never> => Promise.reject(new SkimmerError('UNSUPPORTED', 'not in this test'))
     const handlers: ControlHandlers = {
       hello: async (request, call) => {
         this.admitted.add(call.remote)
@@ -140,6 +139,8 @@ export class TestSupernode {
     await this.node.stop()
   }
 }
+
+const no = (): Promise<never> => Promise.reject(new SkimmerError('UNSUPPORTED', 'not in this test'))
 
 export async function put(node: Node, content: Content, blocks: Iterable<number> = content.blocks.keys()): Promise<Resource> {
   const resource = await node.store.add(content.id, content.table, { diffId: content.diffId })
