@@ -46,6 +46,9 @@ export interface BlockStoreOptions {
   readonly now?: () => number
 }
 
+/** Threads tell resources apart by number, whichever store of this process they are in. */
+let nextNumber = 1
+
 interface StoreEvents {
   added: [resource: Resource]
   removed: [id: string]
@@ -71,7 +74,6 @@ export class BlockStore extends EventEmitter<StoreEvents> {
   /** Adds and removals under way: whoever wants the same id waits for them. */
   readonly #changing = new Map<string, Promise<unknown>>()
   #quarantine = new Map<string, string>()
-  #number = 1
   #closing: Promise<void> | undefined
 
   /**
@@ -145,7 +147,7 @@ export class BlockStore extends EventEmitter<StoreEvents> {
   }
 
   #make(parts: Omit<ResourceParts, 'number' | 'keeper'>): Resource {
-    const resource = new Resource({ ...parts, number: this.#number++, keeper: this.#keeper })
+    const resource = new Resource({ ...parts, number: nextNumber++, keeper: this.#keeper })
     resource.setQuarantine(this.#quarantine.get(parts.id))
     return resource
   }
@@ -173,7 +175,8 @@ export class BlockStore extends EventEmitter<StoreEvents> {
   async add(id: string, table: BlockTable, options: { diffId?: string; origin?: Record<string, unknown> } = {}): Promise<Resource> {
     this.#checkOpen()
     checkId(id)
-    await this.#settled(id)
+    // Not a function of its own: nothing may begin between the last look and what the caller does next.
+    for (let change = this.#changing.get(id); change !== undefined; change = this.#changing.get(id)) await change
     const existing = this.#resources.get(id)
     if (existing !== undefined) {
       if (sameTable(existing.table, table)) return existing
@@ -207,11 +210,6 @@ export class BlockStore extends EventEmitter<StoreEvents> {
     this.#changing.set(id, settled)
   }
 
-  /** Resolves when nothing is under way for an id; until the caller's next await, nothing else begins. */
-  async #settled(id: string): Promise<void> {
-    for (let change = this.#changing.get(id); change !== undefined; change = this.#changing.get(id)) await change
-  }
-
   /** A resource that is being made here; after a crash nothing is left of it. */
   async create(temporaryId: string): Promise<GrowingResource> {
     this.#checkOpen()
@@ -240,7 +238,8 @@ export class BlockStore extends EventEmitter<StoreEvents> {
     this.#checkOpen()
     checkId(id)
     checkTable(table, id)
-    await this.#settled(id)
+    // Not a function of its own: nothing may begin between the last look and what the caller does next.
+    for (let change = this.#changing.get(id); change !== undefined; change = this.#changing.get(id)) await change
     const existing = this.#resources.get(id)
     if (existing === undefined) {
       made.pack.noteAll(table.count)
