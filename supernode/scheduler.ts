@@ -129,8 +129,6 @@ export class Scheduler {
     if (asker.bannedUntil > now) return []
     const swarm = this.#swarm(resource)
     const child = this.#join(asker, resource, swarm, now)
-    // Who asks does not have it all, whatever it said before.
-    if (child.whole) swarm.update(child, false, 0, now)
 
     const excluded = new Set(exclude)
     for (const parent of child.parents) if (!this.#fit(parent, asker, excluded, now)) swarm.release(parent, child)
@@ -145,7 +143,8 @@ export class Scheduler {
     for (const holding of stale) this.#drop(holding.peer, resource)
 
     const ranked = [...scores.keys()].sort((a, b) => scores.get(b)! - scores.get(a)! || a.sequence - b.sequence)
-    const tree = child.treeParent ?? this.#treeParent(child, ranked, scores)
+    // Who says that it has it all (and asks because a block went bad) has no place below others in the tree: it is a root.
+    const tree = child.whole ? undefined : (child.treeParent ?? this.#treeParent(child, ranked, scores))
     const chosen = tree === undefined ? ranked.slice(0, count) : [tree, ...ranked.filter(candidate => candidate !== tree)].slice(0, count)
     for (const parent of chosen) swarm.lease(parent, child, now + this.#options.leaseMs)
     if (tree !== undefined) swarm.graft(child, tree)
@@ -212,6 +211,10 @@ export class Scheduler {
   knows(peerId: string): boolean {
     const peer = this.#peers.get(peerId)
     return peer !== undefined && peer.bannedUntil <= this.#clock()
+  }
+
+  banned(peerId: string): boolean {
+    return (this.#peers.get(peerId)?.bannedUntil ?? 0) > this.#clock()
   }
 
   holdsWhole(peerId: string, resource: string): boolean {

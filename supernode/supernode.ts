@@ -126,6 +126,8 @@ export class Supernode {
       stops.push(() => quarantine.idle())
       const granter = new Granter({ signer, state }, { grantMs: config.grantMs })
       const control = new ControlServer({ peerId, scheduler, catalog, origin, store, granter, traces: new TraceBook({ state }), quarantine, measureRtt: peer => pingTime(libp2p, peer), logger, metrics }, { heartbeatMs: config.heartbeatMs, joinToken: config.joinToken })
+      exchange.isBanned = remote => scheduler.banned(remote)
+      exchange.onViolation = (remote, error) => scheduler.ban(remote, `it broke the exchange protocol: ${error.message}`)
       const preheat = await Preheat.open({ catalog, origin, scheduler, store, state, push: (event, peers) => control.push(event, peers), logger, metrics }, { maxJobs: config.limits.preheatJobs })
       stops.push(() => preheat.close())
 

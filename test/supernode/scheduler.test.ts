@@ -56,6 +56,15 @@ describe('whom to ask', () => {
     expect(ids('a').sort()).toEqual(['b', 'c'])
   })
 
+  test('a whole peer that asks all the same, for a block that went bad, stays a root for the others', () => {
+    const { scheduler, hello, ids } = start()
+    for (const id of ['a', 'b', 'c']) hello(id)
+    for (const id of ['a', 'b']) scheduler.announce(id, RESOURCE, 1)
+    expect(scheduler.parents('b', RESOURCE, 4)).toMatchObject([{ peerId: 'a', tree: false }])
+    expect(scheduler.holdsWhole('b', RESOURCE)).toBe(true)
+    expect(ids('c').sort()).toEqual(['a', 'b'])
+  })
+
   test('the silent, the banned, the excluded and those who let go are not offered', () => {
     const { scheduler, time, hello, ids } = start({ deadAfterMs: 100 })
     for (const id of ['asker', 'silent', 'liar', 'gone', 'good']) hello(id)
