@@ -4,12 +4,15 @@ import type { LayerNode } from './layer-node.ts'
 
 const MAX_LINKS = 255 // containerd's bound for one path
 const MAX_KERNEL_LINKS = 40
+/** Characters of an error's message: paths can be long. */
+const MAX_SHOWN = 400
 /** Names on a path that links are followed on. Resolving takes the square of it. */
 const MAX_DEPTH = 256
 
 /** Thrown for what containerd's own unpacking would refuse or what cannot be told: it then decides itself. */
 export function unsupported(what: string): SkimmerError {
-  return new SkimmerError('UNSUPPORTED', `${what}; unpack this layer the ordinary way`)
+  const shown = what.length > MAX_SHOWN ? `${what.slice(0, MAX_SHOWN)}…` : what
+  return new SkimmerError('UNSUPPORTED', `${shown}; unpack this layer the ordinary way`)
 }
 
 /** `path` made of plain names from the root: `.` and empty parts dropped, `..` taken lexically and never above the root. */
@@ -81,8 +84,10 @@ export function resolveLinks(root: LayerNode, path: string): string[] {
 export function findNode(root: LayerNode, path: string): LayerNode | undefined {
   let node = root
   for (const name of path.split('/')) {
-    const child = node.children?.get(name)
-    if (!child || child.type === 'symlink') return lstat(root, resolveLinks(root, path))
+    if (node.type !== 'dir') throw unsupported(`'${path}' leads through something that is not a directory`)
+    const child = node.children!.get(name)
+    if (!child) return undefined
+    if (child.type === 'symlink') return lstat(root, resolveLinks(root, path))
     node = child
   }
   return node

@@ -1,8 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import * as fc from 'fast-check'
 import { hasCode } from '../../oci/errors.ts'
-import { buildTar } from '../image/tar-builder.ts'
+import { buildTar, type TarEntry } from '../image/tar-builder.ts'
 import { ErofsMounts, whyNoErofs } from './erofs-mount.ts'
 import { PrivateContainerd, UnpackRefused, whyNoContainerd } from './private-containerd.ts'
+import { randomLayers } from './random-layers.ts'
 import { treeDifferences, walkTrees } from './tree-walk.ts'
 import { ZOO } from './zoo.ts'
 
@@ -20,7 +22,7 @@ suite(`a mounted image is what containerd unpacks it to${reason === '' ? '' : ` 
     await containerd?.stop()
   })
 
-  test.each(ZOO)('$what', async ({ layers }) => {
+  async function compare(layers: TarEntry[][]) {
     const tars = layers.map(buildTar)
     const since = Date.now()
     const [unpacked, mounted] = await Promise.allSettled([containerd.unpack(tars), mounts.mountLayers(tars)])
@@ -33,5 +35,10 @@ suite(`a mounted image is what containerd unpacks it to${reason === '' ? '' : ` 
     if (mounted.status === 'rejected') throw mounted.reason
     const [actual, reference] = await walkTrees([mounted.value, unpacked.value])
     expect(treeDifferences(actual, reference, since)).toEqual([])
-  })
+  }
+
+  test.each(ZOO)('$what', ({ layers }) => compare(layers))
+
+  // As many again with every run; a failure prints its layers.
+  test('random layers over few names', () => fc.assert(fc.asyncProperty(randomLayers(3), compare), { numRuns: 15, endOnFailure: true }))
 })

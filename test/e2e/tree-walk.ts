@@ -26,6 +26,9 @@ export async function walkTrees(directories: readonly string[]): Promise<WalkedT
   return JSON.parse(stdout)
 }
 
+/** File times tick more coarsely (ms) than the clock that says when unpacking began. */
+const TICK = 100
+
 /**
  * One line for each difference, none when the trees are the same. `unpackedSince`: the reference was unpacked after this time (ms),
  * so directory times from then on are those of the unpacking and no property of the image; neither is the root's time.
@@ -38,7 +41,7 @@ export function treeDifferences(actual: WalkedTree, reference: WalkedTree, unpac
       lines.push(`/${path}: ${a ? `is there (${JSON.stringify(a)}) but should not be` : `is missing: ${JSON.stringify(r)}`}`)
       continue
     }
-    const touched = r.type === 'dir' && (path === '' || BigInt(r.mtime) / 1_000_000n >= BigInt(Math.floor(unpackedSince)))
+    const touched = r.type === 'dir' && (path === '' || BigInt(r.mtime) / 1_000_000n >= BigInt(Math.floor(unpackedSince) - TICK))
     for (const key of Object.keys({ ...a, ...r }) as (keyof FileFacts)[]) {
       if (key === 'inode' || (key === 'mtime' && touched)) continue
       const [was, expected] = [JSON.stringify(a[key]), JSON.stringify(r[key])]
