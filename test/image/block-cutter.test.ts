@@ -1,6 +1,6 @@
 // Blocks follow files: the same cuts whatever the pieces, and the same blocks for the same large file anywhere.
 import { describe, expect, test } from '@jest/globals'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { createHash } from 'node:crypto'
 import { BlockCutter, LARGE_FILE_LENGTH, LONGEST_BLOCK } from '../../image/block-cutter.ts'
 import { TarReader } from '../../image/tar-reader.ts'
@@ -24,12 +24,14 @@ function cut(tar: Uint8Array, pieces: readonly number[] = [100_000]): Buffer[] {
 const lengths = (blocks: Buffer[]): number[] => blocks.map((block) => block.length)
 const large = (length: number): Buffer => Buffer.from(createHash('sha512').update(String(length)).digest('hex').repeat(Math.ceil(length / 128))).subarray(0, length)
 
+/** Of the blocks of one large file, without its header and the end of the archive. */
+const inside = (length: number) => lengths(cut(buildTar([{ name: 'a', data: large(length) }]))).slice(1, -1)
+
 describe('cutting', () => {
   test('a large file starts a block and ends one, its header is with what is before', () => {
     expect(lengths(cut(buildTar([{ name: 'a', data: 'x' }, { name: 'b', data: large(LARGE_FILE_LENGTH) }, { name: 'c', data: 'y' }])))).toEqual([3 * 512, LARGE_FILE_LENGTH, 2 * 512 + 1024])
   })
   test('a large file is cut every 256 KiB, the last two pieces being halves when the rest is small', () => {
-    const inside = (length: number) => lengths(cut(buildTar([{ name: 'a', data: large(length) }]))).slice(1, -1)
     expect(inside(3 * LONGEST_BLOCK)).toEqual([LONGEST_BLOCK, LONGEST_BLOCK, LONGEST_BLOCK])
     expect(inside(2 * LONGEST_BLOCK + 1)).toEqual([LONGEST_BLOCK, 131_584, 131_072])
     expect(inside(LONGEST_BLOCK + LARGE_FILE_LENGTH)).toEqual([LONGEST_BLOCK, LARGE_FILE_LENGTH])

@@ -1,6 +1,6 @@
 // The layer index survives a round trip, refuses lies, and never asks for more than its bounds.
 import { describe, expect, test } from '@jest/globals'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { createHash } from 'node:crypto'
 import { zstdCompressSync, zstdDecompressSync } from 'node:zlib'
 import { buildBlockTable, CODEC_RAW, CODEC_ZSTD } from '../../image/block-table.ts'

@@ -1,6 +1,6 @@
 // What the tar reader makes of headers of every kind, sane and odd.
 import { describe, expect, test } from '@jest/globals'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import type { FileEntry } from '../../image/layer-index.ts'
 import { TarReader } from '../../image/tar-reader.ts'
 import { SkimmerError } from '../../oci/errors.ts'
@@ -21,6 +21,17 @@ const failure = (tar: Uint8Array): SkimmerError => {
     throw error
   }
   throw new Error('the tar was taken')
+}
+
+const timeOf = (mtime: string): number[] => {
+  const { mtimeSeconds, mtimeNanos } = only(meta('x', paxRecords({ mtime })), header({ name: 'a' }))
+  return [mtimeSeconds, mtimeNanos]
+}
+const old = (map: [number, number][], fields: Parameters<typeof header>[0] = {}) => {
+  const tail = Buffer.alloc(126)
+  map.forEach(([at, length], i) => tail.write(`${octal(at)}${octal(length)}`, i * 24, 'latin1'))
+  tail.write(octal(4096), 97, 'latin1')
+  return header({ name: 's', typeflag: 'S', magic: GNU, tail, ...fields })
 }
 
 describe('paths', () => {
@@ -77,13 +88,9 @@ describe('numbers and times', () => {
     }
   })
   test('pax times keep nanoseconds, before 1970 as well', () => {
-    const at = (mtime: string) => {
-      const { mtimeSeconds, mtimeNanos } = only(meta('x', paxRecords({ mtime })), header({ name: 'a' }))
-      return [mtimeSeconds, mtimeNanos]
-    }
-    expect(at('1577836800.123456789987')).toEqual([1_577_836_800, 123_456_789])
-    expect(at('-1.5')).toEqual([-2, 500_000_000])
-    expect(at('-0.25')).toEqual([-1, 750_000_000])
+    expect(timeOf('1577836800.123456789987')).toEqual([1_577_836_800, 123_456_789])
+    expect(timeOf('-1.5')).toEqual([-2, 500_000_000])
+    expect(timeOf('-0.25')).toEqual([-1, 750_000_000])
   })
   test('an owner of -1 is root, as chown leaves it', () => {
     expect(only(header({ name: 'a', uid: base256(-1n, 8), magic: GNU })).uid).toBe(0)
@@ -136,12 +143,6 @@ describe('types', () => {
 })
 
 describe('sparse files', () => {
-  const old = (map: [number, number][], fields: Parameters<typeof header>[0] = {}) => {
-    const tail = Buffer.alloc(126)
-    map.forEach(([at, length], i) => tail.write(`${octal(at)}${octal(length)}`, i * 24, 'latin1'))
-    tail.write(octal(4096), 97, 'latin1')
-    return header({ name: 's', typeflag: 'S', magic: GNU, tail, ...fields })
-  }
   test('the old GNU map', () => {
     expect(only(old([[512, 512], [2048, 512]], { size: octal(1024) }), Buffer.alloc(1024, 1))).toMatchObject({
       type: 'file', size: 4096,

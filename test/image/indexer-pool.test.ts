@@ -1,0 +1,97 @@
+// Indexing in worker threads gives what indexing in place gives, for several layers at once, and fails as cleanly.
+import { afterEach, describe, expect, test } from '@jest/globals'
+import { createHash } from 'node:crypto'
+import { gzipSync, zstdDecompressSync } from 'node:zlib'
+import { CODEC_RAW } from '../../image/block-table.ts'
+import { indexLayer } from '../../image/indexer.ts'
+import type { IndexOptions } from '../../image/indexer.ts'
+import { IndexerPool } from '../../image/indexer-pool.ts'
+import { buildTar } from './tar-builder.ts'
+
+const digestOf = (bytes: Uint8Array): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`
+const noise = (length: number, seed: number): Buffer => Buffer.concat(Array.from({ length: Math.ceil(length / 64) }, (_, i) => createHash('sha512').update(`${seed} ${i}`).digest()))
+
+const layers = Array.from({ length: 12 }, (_, seed) => {
+  const tar = buildTar([{ name: `dir${seed}`, type: 'dir' }, { name: 'big', data: noise(1_500_000, seed) }, ...Array.from({ length: 100 }, (_, i) => ({ name: `f${i}`, data: `${seed} `.repeat(i * 20) }))])
+  const blob = gzipSync(tar, { level: 1 })
+  return { tar, blob, options: { layerDigest: digestOf(blob), layerSize: blob.length, compression: 'gzip' as const, expectedDiffId: digestOf(tar) } }
+})
+type Sink = IndexOptions['sink']
+const ignore: Sink = { block() {} }
+
+async function* pieces(blob: Uint8Array): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < blob.length; at += 30_000) yield blob.subarray(at, at + 30_000)
+}
+
+let pool: IndexerPool
+afterEach(() => pool.close())
+
+describe('the indexer pool', () => {
+  test('indexes more layers at once than it has threads, each as it would be alone', async () => {
+    pool = new IndexerPool({ threads: 2 })
+    await Promise.all(layers.map(async ({ tar, blob, options }) => {
+      const stream = createHash('sha256')
+      let working = false
+      const sink: Sink = {
+        async block({ packed, codec, hash }) {
+          expect(working).toBe(false)
+          working = true
+          expect(digestOf(packed)).toBe(`sha256:${Buffer.from(hash).toString('hex')}`)
+          stream.update(codec === CODEC_RAW ? packed : zstdDecompressSync(packed))
+          await new Promise((resolve) => setImmediate(resolve))
+          working = false
+        },
+      }
+      const layer = await pool.index(pieces(blob), { ...options, sink })
+      expect(`sha256:${stream.digest('hex')}`).toBe(digestOf(tar))
+      const alone = await indexLayer(pieces(blob), { ...options, sink: ignore })
+      expect([layer.indexDigest, layer.diffId, layer.fileCount]).toEqual([alone.indexDigest, digestOf(tar), 102])
+      expect(layer.blocks).toEqual(alone.blocks)
+      expect(layer.decode().files).toHaveLength(102)
+    }))
+  })
+
+  test('passes errors on with their code, and goes on working', async () => {
+    pool = new IndexerPool({ threads: 1 })
+    const [{ blob, options }] = layers
+    await expect(pool.index(pieces(blob.subarray(0, 50_000)), { ...options, sink: ignore })).rejects.toMatchObject({ name: 'SkimmerError', code: 'DIGEST_MISMATCH' })
+    await expect(pool.index(pieces(blob), { ...options, layerDigest: digestOf(Buffer.of(1)), sink: ignore })).rejects.toMatchObject({ code: 'DIGEST_MISMATCH' })
+    const text = Buffer.from('no tar at all '.repeat(100))
+    await expect(pool.index(pieces(text), { layerDigest: digestOf(text), layerSize: text.length, compression: 'detect', sink: ignore })).rejects.toMatchObject({ code: 'INVALID_DATA' })
+    await expect(pool.index(pieces(blob), { ...options, sink: { block: () => Promise.reject(new Error('disk full')) } })).rejects.toThrow('disk full')
+    async function* broken() {
+      yield blob.subarray(0, 1000)
+      throw new Error('connection reset')
+    }
+    await expect(pool.index(broken(), { ...options, sink: ignore })).rejects.toThrow('connection reset')
+    expect((await pool.index(pieces(blob), { ...options, sink: ignore })).diffId).toBe(options.expectedDiffId)
+  })
+
+  test('gives up when it is told to, also while a layer waits for its turn', async () => {
+    pool = new IndexerPool({ threads: 1 })
+    const [{ options }] = layers
+    const controller = new AbortController()
+    const never = (): AsyncIterable<Uint8Array> => ({ [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}) }) })
+    const attempts = Array.from({ length: 6 }, () => pool.index(never(), { ...options, sink: ignore, signal: controller.signal }))
+    controller.abort()
+    for (const attempt of await Promise.allSettled(attempts)) expect(attempt).toMatchObject({ status: 'rejected', reason: { code: 'ABORTED' } })
+    await expect(pool.index(never(), { ...options, sink: ignore, signal: controller.signal })).rejects.toMatchObject({ code: 'ABORTED' })
+  })
+
+  test('closing ends the layers under way', async () => {
+    pool = new IndexerPool({ threads: 1 })
+    const [{ blob, options }] = layers
+    const started = Promise.withResolvers<void>()
+    const stuck: Sink = {
+      block: () => {
+        started.resolve()
+        return new Promise(() => {})
+      },
+    }
+    const attempt = pool.index(pieces(blob), { ...options, sink: stuck })
+    await started.promise
+    const [closed] = await Promise.all([pool.close(), expect(attempt).rejects.toMatchObject({ code: 'ABORTED' })])
+    expect(closed).toBeUndefined()
+    await expect(pool.index(pieces(blob), { ...options, sink: ignore })).rejects.toMatchObject({ code: 'ABORTED' })
+  })
+})
