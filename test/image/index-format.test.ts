@@ -70,6 +70,18 @@ function layerOf(drafts: [Record<string, unknown>, Record<string, unknown>][]): 
 }
 const layer = fc.array(fc.tuple(common, kind), { maxLength: 40 }).map((drafts) => layerOf(drafts as never))
 
+const expectRefused = (bytes: Uint8Array, message: RegExp): void => {
+  expect(() => decodeLayerIndex(bytes)).toThrow(message)
+  expect(() => decodeLayerIndex(bytes)).toThrow(expect.objectContaining({ code: 'INVALID_DATA' }) as never)
+}
+
+/** An index of these entries as they are, lies included. */
+function forge(files: FileEntry[], streamLength = 1024): Buffer {
+  const encoder = new FileTableEncoder()
+  for (const file of files) encoder.add(file)
+  return assembleLayerIndex({ ...indexOf([], streamLength), fileCount: files.length }, encoder)
+}
+
 describe('a layer index', () => {
   test('comes back as it was written, byte for byte the same each time', () => {
     fc.assert(fc.property(layer, (index) => {
@@ -118,10 +130,6 @@ describe('an index with lies in it', () => {
     [{ path: 'link' }, { type: 'symlink', link: '../x' }],
     [{ path: 'dev' }, { type: 'char', major: 1, minor: 3 }],
   ]))
-  const expectRefused = (bytes: Uint8Array, message: RegExp): void => {
-    expect(() => decodeLayerIndex(bytes)).toThrow(message)
-    expect(() => decodeLayerIndex(bytes)).toThrow(expect.objectContaining({ code: 'INVALID_DATA' }) as never)
-  }
   const withHeader = (change: (header: Buffer) => void): Buffer => {
     const copy = Buffer.from(sample)
     change(copy)
@@ -154,12 +162,6 @@ describe('an index with lies in it', () => {
     expectRefused(Buffer.concat([head, sample.subarray(128, 128 + packedBlocks), bomb]), /file table cannot be decompressed/)
   })
 
-  /** Replaces the file table by what `change` makes of it. */
-  function forge(files: FileEntry[], streamLength = 1024): Buffer {
-    const encoder = new FileTableEncoder()
-    for (const file of files) encoder.add(file)
-    return assembleLayerIndex({ ...indexOf([], streamLength), fileCount: files.length }, encoder)
-  }
   test.each<[string, Partial<FileEntry>, RegExp]>([
     ['a path that climbs', { path: 'a/../../etc' }, /not clean/],
     ['an absolute path', { path: '/etc' }, /not clean/],

@@ -23,6 +23,9 @@ async function* pieces(blob: Uint8Array): AsyncGenerator<Uint8Array> {
   for (let at = 0; at < blob.length; at += 30_000) yield blob.subarray(at, at + 30_000)
 }
 
+/** A registry that does not answer any more. */
+const never = (): AsyncIterable<Uint8Array> => ({ [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}) }) })
+
 let pool: IndexerPool
 afterEach(() => pool.close())
 
@@ -71,7 +74,6 @@ describe('the indexer pool', () => {
     pool = new IndexerPool({ threads: 1 })
     const [{ options }] = layers
     const controller = new AbortController()
-    const never = (): AsyncIterable<Uint8Array> => ({ [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}) }) })
     const attempts = Array.from({ length: 6 }, () => pool.index(never(), { ...options, sink: ignore, signal: controller.signal }))
     controller.abort()
     for (const attempt of await Promise.allSettled(attempts)) expect(attempt).toMatchObject({ status: 'rejected', reason: { code: 'ABORTED' } })
