@@ -5,7 +5,6 @@ import fs from 'node:fs'
 import { Worker } from 'node:worker_threads'
 import type { Logger } from 'pino'
 import type { Registry } from 'prom-client'
-import { rawLength } from '../image/block-table.ts'
 import type { ImageTree } from '../image/tree.ts'
 import { SkimmerError } from '../oci/errors.ts'
 import type { SharedResource } from '../peer/shared-resource.ts'
@@ -105,6 +104,11 @@ export class FuseChannel extends EventEmitter<{ gone: [] }> {
   /** Requests that wait for blocks or for restored(). */
   get waiting(): number {
     return this.#parked.size
+  }
+
+  /** False once the kernel has ended the connection. */
+  get connected(): boolean {
+    return !this.#gone
   }
 
   /** Starts the threads and asks the kernel for what a daemon before us left unanswered. Requests for nodes unknown so far wait for restored(). */
@@ -293,13 +297,6 @@ export class FuseChannel extends EventEmitter<{ gone: [] }> {
       else list.push(block)
     })
     for (const [resourceId, list] of blocks) this.#components.onTouch?.(resourceId, list)
-  }
-
-  /** Bytes of all published layers' streams. */
-  publishedBytes(): number {
-    let bytes = 0
-    for (const published of this.#published.byKey.values()) if (published.room === 'layers') bytes += rawLength(published.resource.table)
-    return bytes
   }
 }
 

@@ -2,16 +2,19 @@
 import fs from 'node:fs'
 import path from 'node:path'
 import type { Logger } from 'pino'
+import type { ImageTree } from '../image/tree.ts'
 import { SkimmerError } from '../oci/errors.ts'
 import { tryErofs } from './capabilities.ts'
+import { endFuseNative, mountByFuseNative } from './fuse-native-driver.ts'
+import { fuseNativePid } from './fuse-native-source.ts'
 import { attachLoop, detachLoop, loopsUnder } from './loop-device.ts'
 import { mountsUnder, mountTable } from './mount-table.ts'
 import type { MountEntry } from './mount-table.ts'
 import { mountReadOnly, unmount } from './mount.ts'
 import { MountUsers } from './mount-users.ts'
 
-/** How an image is mounted: EROFS over files, EROFS over a loop device, or our FUSE file system as it is. */
-export type MountMode = 'file' | 'loop' | 'fuse'
+/** How an image is mounted: EROFS over files, EROFS over a loop device, our FUSE file system as it is, or the fuse-native package. */
+export type MountMode = 'file' | 'loop' | 'fuse' | 'fuse-native'
 
 export interface MountableImage {
   /** Hex. Its disk and layers (and in mode `fuse` its tree) must be published on the FUSE channel. */
@@ -19,6 +22,8 @@ export interface MountableImage {
   readonly metadataPath: string
   /** Bottom first; the order of the device table. */
   readonly layers: readonly { readonly diffId: string; readonly rawLength: number; readonly uniaddr: number }[]
+  /** Mode `fuse-native` asks for the merged tree. */
+  readonly tree?: () => Promise<ImageTree>
 }
 
 export interface ImageMountsOptions {
@@ -27,7 +32,7 @@ export interface ImageMountsOptions {
   /** Where the FUSE channel is mounted, and its connection (Negotiated.connection). */
   readonly fuseMountPoint: string
   readonly connection: string
-  /** `auto` (default): the first that works of file, loop, fuse. */
+  /** `auto` (default): the first that works of file, loop, fuse. `fuse-native` only when asked for. */
   readonly mode?: MountMode | 'auto'
   /** Loop devices read past the page cache of the file below. Default true. */
   readonly directIo?: boolean
@@ -115,6 +120,10 @@ export class ImageMounts {
     if (this.mode === 'file') {
       const devices = image.layers.map(({ diffId }) => ['device', path.join(fuseMountPoint, 'layers', diffId.replace(/^sha256:/, ''))] as const)
       await mountReadOnly('erofs', image.metadataPath, mountPoint, devices, timeoutMs)
+    } else if (this.mode === 'fuse-native') {
+      if (image.tree === undefined) throw new SkimmerError('INVALID_ARGUMENT', `image ${image.imageId}: mode fuse-native needs the image's tree`)
+      const treeFile = path.join(this.#options.directory, `${image.imageId}.tree`)
+      await mountByFuseNative({ tree: await image.tree(), mountPoint, treeFile, layersDirectory: path.join(fuseMountPoint, 'layers'), timeoutMs })
     } else {
       const device = await attachLoop(path.join(fuseMountPoint, 'disks', image.imageId), { directIo, timeoutMs })
       try {
@@ -129,18 +138,21 @@ export class ImageMounts {
 
   async #takeDown(imageId: string): Promise<void> {
     const mountPoint = path.join(this.#options.directory, imageId)
-    if (!isMounted(mountPoint)) return removeDirectory(mountPoint)
+    const mounted = mountTable().findLast((entry) => entry.mountPoint === mountPoint)
+    if (mounted === undefined) return removeDirectory(mountPoint)
     const { timeoutMs } = this.#options
     if ((await unmount(mountPoint, { timeoutMs })) === 'busy') {
       this.#logger.warn({ image: imageId, mountPoint }, 'a process still has files of this image open; it is detached and goes with the last of them')
       await unmount(mountPoint, { lazy: true, timeoutMs })
     }
+    const pid = fuseNativePid(mounted.source)
+    if (pid !== undefined) await endFuseNative(pid, timeoutMs)
     removeDirectory(mountPoint)
     this.#logger.info({ image: imageId }, 'image unmounted')
   }
 
   #mounted(): MountEntry[] {
-    return mountsUnder(this.#options.directory).filter((entry) => path.dirname(entry.mountPoint) === this.#options.directory && entry.type === 'erofs')
+    return mountsUnder(this.#options.directory).filter((entry) => path.dirname(entry.mountPoint) === this.#options.directory && IMAGE_ID.test(path.basename(entry.mountPoint)))
   }
 
   /** Mounts over the connection we serve are kept with their users; those of a dead one, or that nobody uses, come down. */
@@ -153,6 +165,8 @@ export class ImageMounts {
       if (alive && this.#users.of(imageId).length > 0) continue
       this.#logger.warn({ image: imageId, mountPoint: entry.mountPoint }, alive ? 'taking down a mount that nobody uses' : 'taking down a mount whose FUSE connection is gone')
       await unmount(entry.mountPoint, { lazy: true, timeoutMs })
+      const pid = fuseNativePid(entry.source)
+      if (pid !== undefined) await endFuseNative(pid, timeoutMs)
       removeDirectory(entry.mountPoint)
     }
     // Attached but never mounted, because a daemon died in between. A detach lets those that are mounted go on.
@@ -180,7 +194,7 @@ function checkImageId(imageId: string): void {
 }
 
 async function chooseMode(asked: MountMode | 'auto', directory: string, logger: Logger): Promise<MountMode> {
-  if (asked === 'fuse') return 'fuse'
+  if (asked === 'fuse' || asked === 'fuse-native') return asked
   const order = asked === 'auto' ? (['file', 'loop'] as const) : [asked]
   const reasons: string[] = []
   for (const mode of order) {

@@ -59,7 +59,7 @@ export function buildTreeTable(tree: ImageTree, layerName: (diffId: string) => s
 }
 
 function fill(table: TreeTable, tree: ImageTree): void {
-  const heap = Buffer.from(table.bytes.buffer)
+  const heap = Buffer.from(table.bytes.buffer, table.bytes.byteOffset, table.bytes.byteLength)
   let bytes = 0
   let entry = 0
   let extent = 0
@@ -102,7 +102,7 @@ function fill(table: TreeTable, tree: ImageTree): void {
 export const column = (table: TreeTable, inode: number, which: number): number => table.numbers[inode * COLUMNS + which]
 
 /** A view of `table.bytes` as a Buffer, so that names compare natively. */
-export const treeBytes = (table: TreeTable): Buffer => Buffer.from(table.bytes.buffer)
+export const treeBytes = (table: TreeTable): Buffer => Buffer.from(table.bytes.buffer, table.bytes.byteOffset, table.bytes.byteLength)
 
 /** Binary search among a directory's children; -1 when there is none of that name. */
 export function findChild(table: TreeTable, heap: Buffer, directory: number, name: Uint8Array): number {

@@ -5,8 +5,10 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { pino } from 'pino'
 import { Registry } from 'prom-client'
+import { capabilities } from '../../blockdev/capabilities.ts'
 import { FuseChannel } from '../../blockdev/fuse-channel.ts'
 import type { FuseChannelComponents, FuseChannelOptions } from '../../blockdev/fuse-channel.ts'
+import { FuseControl } from '../../blockdev/fuse-control.ts'
 import { mountFuse } from '../../blockdev/fuse-mount.ts'
 import { mountsUnder } from '../../blockdev/mount-table.ts'
 import type { ReadFailure } from '../../blockdev/parked-reads.ts'
@@ -26,7 +28,8 @@ suite(`the FUSE channel ${whyNoMounts}`, () => {
   })
 
   afterEach(async () => {
-    const gone = new Promise<void>((resolve) => channel.once('gone', resolve))
+    // An aborted connection said so already.
+    const gone = channel.connected ? new Promise<void>((resolve) => channel.once('gone', resolve)) : Promise.resolve()
     const unmounted = await run('umount', mountPoint)
     if (unmounted.status !== 0) await run('umount', '-l', mountPoint)
     await gone
@@ -204,6 +207,31 @@ suite(`the FUSE channel ${whyNoMounts}`, () => {
     two.bytes.copy(expected, 1_000_448)
     expect((await run('cat', served.diskPath('disk'))).stdout.equals(expected)).toBe(true)
     expect(() => served.publishDisk('bad', { metadataPath, length: 10_000, segments: [{ start: 512, length: 100, layer: one.name }] })).toThrow(/overlaps/)
+  })
+
+  test('a connection that hangs can be aborted: readers get an error at once', async () => {
+    const one = layer(100_000)
+    const asked = { count: 0 }
+    const served = await serve({ source: { read: () => { asked.count++; return new Promise(() => undefined) } } })
+    served.publishLayer(one.name, one.resource)
+    served.restored()
+    await FuseControl.enable()
+    const control = new FuseControl(mountsUnder(mountPoint)[0].device)
+    const reading = readBy(served.layerPath(one.name), 0, 10).then(() => 'read', (error: Error) => error.message)
+    await until(() => asked.count > 0)
+    expect(control.waiting()).toBeGreaterThan(0)
+    await control.abort()
+    expect(await reading).not.toBe('read')
+    await until(() => control.waiting() === undefined || control.waiting() === 0)
+  })
+
+  test('doctor learns what works here, and why the rest does not', async () => {
+    const served = await serve()
+    const facts = await capabilities(directory, served.options.negotiated)
+    expect(facts.map(({ name }) => name)).toEqual(['root', 'perl', 'fuse', 'resend', 'overlay', 'erofs-file', 'erofs-loop'])
+    for (const { because } of facts) expect(because).not.toBe('')
+    expect(facts.find(({ name }) => name === 'resend')?.works).toBe(served.options.negotiated.resend)
+    served.restored()
   })
 
   test('a thread in the middle of nothing can be stopped while the mount stays', async () => {
