@@ -17,11 +17,14 @@ export class LabSupernode {
   readonly host: LabHost
   readonly process: LabProcess
   readonly url: string
+  /** For nodes. */
+  readonly address: string
 
   private constructor(host: LabHost, child: LabProcess) {
     this.host = host
     this.process = child
     this.url = `http://${host.address}:${SUPERNODE_HTTP_PORT}`
+    this.address = `${host.address}:${SUPERNODE_PORT}`
   }
 
   static async start(host: LabHost, options: { directory: string; plainHttp: string[]; flags?: string[] }): Promise<LabSupernode> {

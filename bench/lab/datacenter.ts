@@ -90,7 +90,7 @@ export class Datacenter {
 
   /** Starts a lazy node, with a containerd unless it only fetches. */
   async startNode(name: string, options: { containerd?: boolean; flags?: string[] } = {}): Promise<LabNode> {
-    const node = await LabNode.start(this.network.host(name), { directory: join(this.directory, name), supernodes: [this.supernode.url], plainHttp: [this.registry.address], ...options })
+    const node = await LabNode.start(this.network.host(name), { directory: join(this.directory, name), supernodes: [this.supernode.address], plainHttp: [this.registry.address], ...options })
     if (node.containerd) this.#containerds.push(node.containerd)
     return node
   }

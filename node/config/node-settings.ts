@@ -5,7 +5,7 @@ import { REGISTRY_SETTINGS } from './registries.ts'
 export const NODE_SETTINGS = {
   root: path('/var/lib/skimmer', 'state that survives: block store, snapshots, composed images'),
   run: path('/run/skimmer', 'sockets and mounts'),
-  supernodes: list('ADDRESS', [], 'supernodes: /ip4/10.0.0.1/tcp/4980/p2p/<peer id> (trusted by that id) or http://10.0.0.1:4981 (its API tells the rest)'),
+  supernodes: list('ADDRESS', [], 'supernodes: /ip4/10.0.0.1/tcp/4980/p2p/<peer id> (trusted by that id) or 10.0.0.1:4980 (whoever answers there is trusted)'),
   listen: list('ADDRESS', ['/ip4/0.0.0.0/tcp/4979'], 'where peers reach this node'),
   announce: list('ADDRESS', [], 'addresses to tell others instead of those listened on'),
   labels: list('NAME=VALUE', [], 'where this node is, for instance zone=a rack=7: near peers are asked first'),

@@ -1,25 +1,22 @@
 // The layers this node knows: which index each diffID has, the decoded index, and the resource that holds its blocks.
 import { z } from 'zod'
-import type { AbstractSublevel } from 'abstract-level'
 import type { Logger } from 'pino'
 import { decodeLayerIndex } from '../../image/index-format.ts'
 import type { LayerIndex } from '../../image/layer-index.ts'
 import { SkimmerError } from '../../oci/errors.ts'
 import type { BlockStore } from '../../peer/block-store.ts'
 import type { Resource } from '../../peer/resource.ts'
+import type { KeySpace } from '../../peer/store-records.ts'
 
 const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/)
-const recordSchema = z.object({ diffId: digest, layerDigest: digest, layerSize: z.number().int().min(0), index: digest })
-/** What a source says of a layer that is indexed. */
+const recordSchema = z.object({ diffId: digest, layerDigest: digest, layerSize: z.number().int().min(0), index: digest, reference: z.string().max(4096).optional() })
+/** What a source says of a layer that is indexed; `reference` names an image that holds it, for the way back to the registry. */
 export type LayerRecord = z.infer<typeof recordSchema>
 
 export interface KnownLayer {
   readonly record: LayerRecord
   readonly resource: Resource
 }
-
-// eslint-disable-next-line @typescript-eslint/no-explicit-any -- the sublevel's parent is of no concern here
-export type JsonSpace = AbstractSublevel<any, any, string, unknown>
 
 export const layerResourceId = (index: string): string => `layer:${index}`
 
@@ -28,15 +25,17 @@ export type ObjectSource = (digest: string, signal: AbortSignal | undefined) => 
 
 export class LayerLibrary {
   readonly #store: BlockStore
-  readonly #space: JsonSpace
+  readonly #space: KeySpace<unknown>
   readonly #logger: Logger
   readonly #fetchObject: ObjectSource
   readonly #byDiffId = new Map<string, KnownLayer>()
+  readonly #files = new Map<string, number>()
+  readonly #wholeAt = new Map<string, number>()
   readonly #adopting = new Map<string, Promise<KnownLayer>>()
   /** Decoded indexes are large and needed for moments: kept while someone holds them. */
   readonly #decoded = new Map<string, WeakRef<LayerIndex>>()
 
-  constructor(components: { store: BlockStore; space: JsonSpace; logger: Logger; fetchObject: ObjectSource }) {
+  constructor(components: { store: BlockStore; space: KeySpace<unknown>; logger: Logger; fetchObject: ObjectSource }) {
     this.#store = components.store
     this.#space = components.space
     this.#logger = components.logger
@@ -57,7 +56,19 @@ export class LayerLibrary {
 
   get(diffId: string): KnownLayer | undefined {
     const known = this.#byDiffId.get(diffId)
-    return known === undefined || known.resource.removed || known.resource.quarantined ? undefined : known
+    return known === undefined || this.#store.get(known.resource.id) !== known.resource || known.resource.quarantined ? undefined : known
+  }
+
+  /** Entries of the layer's tar. */
+  async files(diffId: string): Promise<number> {
+    let count = this.#files.get(diffId)
+    if (count === undefined) this.#files.set(diffId, (count = (await this.index(diffId)).files.length))
+    return count
+  }
+
+  /** When the layer's last block came, milliseconds since 1970; undefined when it is not whole or was so at the start. */
+  wholeAt(diffId: string): number | undefined {
+    return this.#wholeAt.get(diffId)
   }
 
   list(): KnownLayer[] {
@@ -99,6 +110,8 @@ export class LayerLibrary {
     const resource = held ?? (await this.#store.add(id, index.blocks, { diffId: record.diffId, origin: { layerDigest: record.layerDigest } }))
     const known: KnownLayer = { record, resource }
     this.#byDiffId.set(record.diffId, known)
+    this.#files.set(record.diffId, index.files.length)
+    if (!resource.whole) resource.once('whole', () => this.#wholeAt.set(record.diffId, Date.now()))
     await this.#space.put(record.diffId, record)
     return known
   }
@@ -129,6 +142,8 @@ export class LayerLibrary {
     if (known === undefined) return
     this.#byDiffId.delete(diffId)
     this.#decoded.delete(known.record.index)
+    this.#files.delete(diffId)
+    this.#wholeAt.delete(diffId)
     await this.#space.del(diffId)
   }
 }

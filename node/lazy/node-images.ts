@@ -48,11 +48,17 @@ export class NodeImages implements LazyImages {
     }
     if (pull.layers[position] === undefined) throw new SkimmerError('NOT_FOUND', `${claim.chainId}: the image that is known has only ${pull.layers.length} layers`)
     const { record, resource } = await waitFor(pull.layers[position], signal)
-    const index = await this.#library.index(record.diffId, signal)
-    return { diffId: record.diffId, size: packedLength(resource.table), inodes: index.files.length }
+    return { diffId: record.diffId, size: packedLength(resource.table), inodes: await this.#library.files(record.diffId) }
   }
 
-  #pull(claim: LayerClaim, signal: AbortSignal): Promise<Pull> {
+  /** The diffIDs of an image, bottom first, once all its layers are known here. The errors of claim(). */
+  async resolve(request: { reference: string; manifestDigest?: string }, signal?: AbortSignal): Promise<string[]> {
+    const pull = await this.#pull({ ...request, chainId: '', parentDiffIds: [] }, signal)
+    const layers = await Promise.all(pull.layers.map((layer) => waitFor(layer, signal)))
+    return layers.map(({ record }) => record.diffId)
+  }
+
+  #pull(claim: LayerClaim, signal: AbortSignal | undefined): Promise<Pull> {
     const key = pullKey(claim)
     let pull = this.#pulls.get(key)
     if (pull === undefined) {
@@ -127,7 +133,8 @@ export class NodeImages implements LazyImages {
 
 const pullKey = (claim: LayerClaim): string => (claim.reference === undefined ? claim.chainId : `${claim.reference} ${claim.manifestDigest ?? ''}`)
 
-async function waitFor<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+async function waitFor<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return await promise
   signal.throwIfAborted()
   let stop: (() => void) | undefined
   try {

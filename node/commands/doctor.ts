@@ -1,0 +1,45 @@
+// `skimmer doctor`: what this machine can do, what the node says, and what to write into containerd's configuration.
+import { mkdirSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import type { Command } from 'commander'
+import { capabilities } from '../../blockdev/capabilities.ts'
+import { readSupervisorState } from '../../blockdev/supervisor-state.ts'
+import { stateFileIn } from '../../blockdev/supervise.ts'
+import type { StatusAnswer } from '../api/answers.ts'
+import { callNode } from '../api/client.ts'
+import { addSettings, loadSettings } from '../config/settings.ts'
+import { NODE_SETTINGS } from '../config/node-settings.ts'
+import { EXIT_CODES } from '../exit-codes.ts'
+
+const NEEDED = new Set(['root', 'perl', 'fuse', 'overlay'])
+
+const say = (line: string): void => void process.stdout.write(`${line}\n`)
+
+export function addDoctor(program: Command): void {
+  const { root, run, 'snapshotter.name': name } = NODE_SETTINGS
+  const settings = { root, run, 'snapshotter.name': name }
+  const command = program.command('doctor').summary('say what this machine can do, what is wrong, and how to set containerd up')
+  addSettings(command, settings).action(async (flags: Record<string, unknown>) => {
+    const config = loadSettings(settings, flags)
+    const directory = join(config.root, 'images')
+    if (process.getuid?.() === 0) mkdirSync(directory, { recursive: true })
+    const found = await capabilities(directory, readSupervisorState(stateFileIn(resolve(config.run)))?.negotiated)
+    for (const { name, works, because } of found) say(`${works ? 'ok     ' : NEEDED.has(name) ? 'MISSING' : 'without'}  ${name}: ${because}`)
+    const socket = join(config.run, 'api.sock')
+    try {
+      const status = await callNode<StatusAnswer>(socket, '/v1/status')
+      say(`ok       node: ${status.peerId} runs, images mounted by ${status.mode}, ${status.supernodes.length} supernodes connected`)
+    } catch (error) {
+      say(`without  node: ${(error as Error).message}`)
+    }
+    say(`
+For containerd, in /etc/containerd/config.toml:
+
+  [proxy_plugins.${config['snapshotter.name']}]
+    type = "snapshot"
+    address = "${join(resolve(config.run), 'snapshotter.sock')}"
+
+and, for Kubernetes, in the CRI plugin's [containerd] section: snapshotter = "${config['snapshotter.name']}" and disable_snapshot_annotations = false.`)
+    if (found.some(({ name, works }) => !works && NEEDED.has(name))) process.exitCode = EXIT_CODES.failed
+  })
+}

@@ -1,0 +1,49 @@
+// Every setting of the supernode, and how they become its configuration.
+import { readFileSync } from 'node:fs'
+import { SkimmerError } from '../../oci/errors.ts'
+import type { SupernodeConfigInput } from '../../supernode/supernode-config.ts'
+import { hostsConfig, REGISTRY_SETTINGS } from './registries.ts'
+import { choice, count, duration, list, optional, path, size, text, type Values } from './settings.ts'
+
+export const SUPERNODE_SETTINGS = {
+  root: path('/var/lib/skimmer-supernode', 'everything that survives: cached layers, indexes, images, identity'),
+  listen: list('ADDRESS', ['/ip4/0.0.0.0/tcp/4980'], 'where nodes reach it'),
+  announce: list('ADDRESS', [], 'addresses to tell nodes instead of those listened on'),
+  'http.listen': text('0.0.0.0:4981', 'HOST:PORT of API, metrics and console'),
+  'http.token-file': optional('FILE', 'file with the token that calls which change things must bear; without one only this host may make them'),
+  'join-token-file': optional('FILE', 'file with the token that nodes must show; without one every node is admitted'),
+  'cache.size': size('100GiB', 'disk space for layers'),
+  'cache.ttl': duration('0', 'what nobody asked for in this time is dropped; 0: only the size counts'),
+  'tag.ttl': duration('10s', 'how long a tag is believed before the registry is asked again'),
+  'upload.rate': size('0', 'bytes per second given to nodes; 0: no limit'),
+  'upload.slots': count('64', 'nodes served at the same time'),
+  'log.level': choice(['trace', 'debug', 'info', 'warn', 'error', 'silent'], 'info', 'least important lines to log'),
+  ...REGISTRY_SETTINGS,
+}
+
+export function supernodeConfig(values: Values<typeof SUPERNODE_SETTINGS>): SupernodeConfigInput {
+  const [, host, port] = /^(.*):(\d{1,5})$/.exec(values['http.listen']) ?? []
+  if (port === undefined) throw new SkimmerError('INVALID_ARGUMENT', `http.listen: ${JSON.stringify(values['http.listen'])} is not HOST:PORT`)
+  return {
+    dataDir: values.root,
+    listen: [...values.listen],
+    announce: [...values.announce],
+    http: { host: host.replace(/^\[(.*)\]$/, '$1') || '0.0.0.0', port: Number(port), token: secretIn(values['http.token-file'], 'http.token-file') },
+    cacheBytes: values['cache.size'],
+    cacheTtlMs: values['cache.ttl'],
+    tagTtlMs: values['tag.ttl'],
+    joinToken: secretIn(values['join-token-file'], 'join-token-file'),
+    registry: { hosts: hostsConfig(values), credentialsFile: values['registry.config'] },
+    limits: { uploadSlots: values['upload.slots'], uploadBytesPerSecond: values['upload.rate'] || undefined },
+  }
+}
+
+/** A secret from a file, so that it stands neither in `ps` nor in the configuration. */
+export function secretIn(file: string | undefined, key: string): string | undefined {
+  if (file === undefined) return undefined
+  try {
+    return readFileSync(file, 'utf8').trim()
+  } catch (cause) {
+    throw new SkimmerError('INVALID_ARGUMENT', `${key}: ${file} cannot be read: ${(cause as NodeJS.ErrnoException).code}`, { cause })
+  }
+}

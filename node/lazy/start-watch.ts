@@ -1,0 +1,111 @@
+// Starts of containers: what they read first is recorded for the next node, brought early here, and followed by the rest of the image.
+import type { Logger } from 'pino'
+import type { FuseChannel } from '../../blockdev/fuse-channel.ts'
+import type { Trace } from '../../peer/control.ts'
+import type { Hold, Prefetcher } from '../../peer/prefetcher.ts'
+import type { Fetcher } from '../../peer/fetcher.ts'
+import { TraceRecorder, traceRuns } from '../../peer/trace.ts'
+import type { LayerLibrary } from './layer-library.ts'
+
+export interface StartWatchOptions {
+  /** Milliseconds of a start that are recorded. */
+  readonly traceWindowMs: number
+  /** Bring the rest of an image after its start. */
+  readonly prefetch: boolean
+}
+
+const hexOf = (diffId: string): string => diffId.slice('sha256:'.length)
+
+export class StartWatch {
+  readonly #library: LayerLibrary
+  readonly #fetcher: Fetcher
+  readonly #prefetcher: Prefetcher
+  readonly #channel: FuseChannel
+  readonly #logger: Logger
+  readonly #options: StartWatchOptions
+  readonly #sendTrace: (image: string, trace: Trace) => Promise<void>
+  readonly #traces = new Map<string, Trace>()
+  readonly #holds = new Map<string, Hold>()
+  readonly #recorders = new Map<string, { recorder: TraceRecorder; resources: ReadonlySet<string> }>()
+
+  constructor(
+    components: { library: LayerLibrary; fetcher: Fetcher; prefetcher: Prefetcher; channel: FuseChannel; logger: Logger; sendTrace: (image: string, trace: Trace) => Promise<void> },
+    options: StartWatchOptions,
+  ) {
+    this.#library = components.library
+    this.#fetcher = components.fetcher
+    this.#prefetcher = components.prefetcher
+    this.#channel = components.channel
+    this.#logger = components.logger
+    this.#sendTrace = components.sendTrace
+    this.#options = options
+  }
+
+  /** The image will soon be started: what earlier starts read comes now, while containerd still works. */
+  expect(imageId: string, diffIds: readonly string[], trace: Trace | undefined): void {
+    const resources = this.#resources(diffIds)
+    for (const resource of resources) this.#fetcher.open(resource)() // peers are looked up and connected to
+    if (trace === undefined) return
+    this.#traces.set(imageId, trace)
+    const byId = new Map(resources.map((resource) => [resource.id, resource]))
+    const wanted = new Map<string, number[]>()
+    for (const { resource, blocks } of traceRuns(trace)) wanted.set(resource, [...(wanted.get(resource) ?? []), ...blocks])
+    for (const [id, blocks] of wanted) {
+      const resource = byId.get(id)
+      if (resource === undefined) continue
+      this.#fetcher.ensureInOrder(resource, blocks).catch((error: unknown) => this.#logger.info({ image: imageId, reason: (error as Error).message }, 'the trace could not be brought in time; reads fetch what they need'))
+    }
+  }
+
+  /** A container's root was mounted. The first one's reads are recorded; then everything else comes. */
+  started(imageId: string, diffIds: readonly string[]): void {
+    if (this.#holds.has(imageId)) return
+    const resources = this.#resources(diffIds)
+    if (!resources.every((resource) => resource.whole)) this.#record(imageId, diffIds)
+    if (!this.#options.prefetch) return
+    const hold = this.#prefetcher.hold(resources, { image: imageId, trace: this.#traces.get(imageId) })
+    this.#traces.delete(imageId)
+    this.#holds.set(imageId, hold)
+    hold.on('failed', () => this.#holds.delete(imageId))
+  }
+
+  /** Nobody uses the image any more: its background work stops, what is here stays. */
+  ended(imageId: string): void {
+    this.#holds.get(imageId)?.release()
+    this.#holds.delete(imageId)
+    this.#recorders.get(imageId)?.recorder.finish()
+  }
+
+  /** The FUSE channel saw first touches of blocks. */
+  touched(resourceId: string, blocks: readonly number[]): void {
+    for (const { recorder, resources } of this.#recorders.values()) {
+      if (resources.has(resourceId)) for (const block of blocks) recorder.read(resourceId, block)
+    }
+  }
+
+  #record(imageId: string, diffIds: readonly string[]): void {
+    if (this.#recorders.has(imageId)) return
+    const unwatch = (): void => {
+      for (const diffId of diffIds) {
+        try {
+          this.#channel.watchTouches(hexOf(diffId), false)
+        } catch {
+          // withdrawn meanwhile
+        }
+      }
+    }
+    const recorder = new TraceRecorder({ seconds: this.#options.traceWindowMs / 1000 }, (trace) => {
+      this.#sendTrace(imageId, trace).catch((error: unknown) => this.#logger.info({ image: imageId, reason: (error as Error).message }, 'the trace of a start could not be sent'))
+    })
+    setTimeout(() => {
+      this.#recorders.delete(imageId)
+      unwatch()
+    }, this.#options.traceWindowMs + 1_000).unref()
+    this.#recorders.set(imageId, { recorder, resources: new Set(this.#resources(diffIds).map((resource) => resource.id)) })
+    for (const diffId of diffIds) this.#channel.watchTouches(hexOf(diffId), true)
+  }
+
+  #resources(diffIds: readonly string[]) {
+    return diffIds.flatMap((diffId) => this.#library.get(diffId)?.resource ?? [])
+  }
+}
