@@ -92,7 +92,10 @@ export class ResourceFetch {
   /** A block came by another way: written by someone else. */
   onStored(block: number): void {
     const task = this.#tasks.get(block)
-    if (task !== undefined && !task.storing) this.#done(task)
+    if (task === undefined || task.storing) return
+    const { id, table } = this.resource
+    if (task.atOrigin) this.#context.accounting.add(id, 'registry', table.packedOffsets[block + 1] - table.packedOffsets[block])
+    this.#done(task)
   }
 
   stop(error: SkimmerError): void {
@@ -396,10 +399,9 @@ export class ResourceFetch {
     const { origin, limits } = this.#context
     if (origin === undefined || tasks.length === 0) return
     for (const task of tasks) task.atOrigin = true
-    const { id, table, state } = this.resource
+    const { id, state } = this.resource
     try {
       await origin(id, tasks.map(task => task.block).sort((a, b) => a - b), AbortSignal.timeout(limits.demandTimeout))
-      for (const { block } of tasks) if (state[block] !== 0) this.#context.accounting.add(id, 'registry', table.packedOffsets[block + 1] - table.packedOffsets[block])
     } catch (error) {
       this.#reasons.set('registry', (error as Error).message)
     }
