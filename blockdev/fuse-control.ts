@@ -8,13 +8,13 @@ import { runChild } from './mount.ts'
 const CONNECTIONS = '/sys/fs/fuse/connections'
 const TIMEOUT_MS = 10_000
 
-/** `device` is the mount's `major:minor`; the kernel names a connection by its device number. */
+/** `device` is the mount's `major:minor`; the kernel names a connection by its own form of it, 20 bits of minor. */
 export class FuseControl {
   readonly #directory: string
 
   constructor(device: string) {
     const [major, minor] = device.split(':').map(Number)
-    this.#directory = path.join(CONNECTIONS, String(((minor & 0xff) | (major << 8) | ((minor & ~0xff) << 12)) >>> 0))
+    this.#directory = path.join(CONNECTIONS, String(major * 2 ** 20 + minor))
   }
 
   /** Mounts fusectl unless it is. Root only; throws UNSUPPORTED. */

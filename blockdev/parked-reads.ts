@@ -197,6 +197,8 @@ export class ParkedReads {
 
 /** Whether the thread has SIGKILL pending (the kernel turns every fatal signal but core dumps into one) or is gone. /proc is never ours. */
 function isDying(pid: number): boolean {
+  // The kernel's own reads, and readers in pid namespaces that we cannot see into.
+  if (pid === 0) return false
   try {
     const pending = /^SigPnd:\s*([0-9a-f]+)$/m.exec(fs.readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1]
     return pending !== undefined && (BigInt(`0x${pending}`) & 0x100n) !== 0n
