@@ -13,6 +13,7 @@ const suite = reason === '' ? describe : describe.skip
 
 suite(`a mounted image is what containerd unpacks it to${reason === '' ? '' : ` (skipped: ${reason})`}`, () => {
   let containerd: PrivateContainerd
+  const since = Date.now() // images share layers that were unpacked before
   const mounts = new ErofsMounts()
   beforeAll(async () => {
     containerd = await PrivateContainerd.start()
@@ -24,7 +25,6 @@ suite(`a mounted image is what containerd unpacks it to${reason === '' ? '' : ` 
 
   async function compare(layers: TarEntry[][]) {
     const tars = layers.map(buildTar)
-    const since = Date.now()
     const [unpacked, mounted] = await Promise.allSettled([containerd.unpack(tars), mounts.mountLayers(tars)])
     if (unpacked.status === 'rejected') {
       if (!(unpacked.reason instanceof UnpackRefused)) throw unpacked.reason
