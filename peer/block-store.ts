@@ -5,13 +5,14 @@ import * as fs from 'node:fs'
 import * as path from 'node:path'
 import type { Logger } from 'pino'
 import type { Registry } from 'prom-client'
-import { SkimmerError } from '../oci/errors.ts'
+import { hasCode, SkimmerError } from '../oci/errors.ts'
 import { packedLength, rawLength } from '../image/block-table.ts'
 import type { BlockTable } from '../image/block-table.ts'
 import { checkTable, sha256 } from './block-codec.ts'
 import { BlockCopies } from './block-copies.ts'
 import type { Copy } from './block-copies.ts'
 import { ABSENT, VERIFIED } from './block-state.ts'
+import { DiskReserve } from './disk-reserve.ts'
 import { Eviction } from './eviction.ts'
 import { GrowingResource } from './growing-resource.ts'
 import { HeldRing } from './held-blocks.ts'
@@ -33,6 +34,7 @@ const DEFAULT_HELD_BYTES = 32 * 1024 * 1024
 /** How long close() waits for threads that still read. */
 const CLOSE_WAIT_MS = 5000
 const MAX_ID_LENGTH = 512
+const DEFAULT_MIN_FREE_BYTES = 64 * 1024 * 1024
 
 export interface BlockStoreOptions {
   readonly directory: string
@@ -40,6 +42,8 @@ export interface BlockStoreOptions {
   readonly capBytes: number
   readonly logger: Logger
   readonly metrics?: Registry
+  /** What to leave free on the disk, whatever the cap says; 64 MiB unless told. */
+  readonly minFreeBytes?: number
   /** Memory for blocks that found no room on the disk; 32 MiB unless told. */
   readonly heldBytes?: number
   /** Milliseconds since 1970; for tests. */
@@ -87,10 +91,17 @@ export class BlockStore extends EventEmitter<StoreEvents> {
     } catch (error) {
       throw writeError(error, options.directory)
     }
-    const records = await StoreRecords.open(path.join(options.directory, 'meta'), options.logger)
-    const store = new BlockStore(options, records)
+    const disk = new DiskReserve({ directory: options.directory, minFreeBytes: options.minFreeBytes ?? DEFAULT_MIN_FREE_BYTES })
+    const openRecords = (): Promise<StoreRecords> => StoreRecords.open(path.join(options.directory, 'meta'), options.logger)
+    const records = await openRecords().catch((error: unknown) => {
+      if (!hasCode(error, 'NO_SPACE') || !disk.spend()) throw error
+      options.logger.warn({ directory: options.directory }, 'the disk is full; the block store opens in the space it had in reserve')
+      return openRecords()
+    })
+    const store = new BlockStore(options, records, disk)
     try {
       await store.#load()
+      if (!disk.keep()) options.logger.warn({ directory: options.directory }, 'no room on the disk for the reserve of the block store; if it fills up, the store may not open again')
     } catch (error) {
       await records.close()
       throw error
@@ -98,7 +109,7 @@ export class BlockStore extends EventEmitter<StoreEvents> {
     return store
   }
 
-  private constructor(options: BlockStoreOptions, records: StoreRecords) {
+  private constructor(options: BlockStoreOptions, records: StoreRecords, disk: DiskReserve) {
     super()
     this.setMaxListeners(0)
     this.directory = options.directory
@@ -113,7 +124,7 @@ export class BlockStore extends EventEmitter<StoreEvents> {
       { directory: path.join(options.directory, 'objects') },
     )
     this.#eviction = new Eviction({ space: this.#space, resources: () => this.#resources.values(), objects: this.#objects, remove: (resource) => this.#remove(resource), logger: this.#logger, metrics: this.#metrics })
-    this.#room = new StoreRoom({ space: this.#space, eviction: this.#eviction, logger: this.#logger })
+    this.#room = new StoreRoom({ space: this.#space, eviction: this.#eviction, disk, logger: this.#logger })
     this.#lastUses = new LastUses({ records, resources: () => this.#resources.values(), logger: this.#logger })
     this.#keeper = {
       logger: this.#logger, metrics: this.#metrics, prover: this.#prover, ring: new HeldRing(options.heldBytes ?? DEFAULT_HELD_BYTES), now: this.#now,

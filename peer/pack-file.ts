@@ -31,6 +31,15 @@ export class PackFile {
     return this.#fd
   }
 
+  /** Makes room for the notes before there is anything to note: a full disk must not keep us from saying what it holds. */
+  prepare(): void {
+    try {
+      if (this.#stateFd < 0) this.#stateFd = this.#openState()
+    } catch (error) {
+      throw writeError(error, this.statePath)
+    }
+  }
+
   /** Writes all of `bytes`. A write to the page cache is quick but may stall when the disk is behind: hence the thread pool. */
   write(position: number, bytes: Uint8Array): Promise<void> {
     return new Promise((resolve, reject) => {
@@ -80,8 +89,8 @@ export class PackFile {
    * nothing to gain by batching. Not synced: after a power loss "there" is only a claim that the hash must confirm.
    */
   note(block: number, there: boolean): void {
+    this.prepare()
     try {
-      if (this.#stateFd < 0) this.#stateFd = this.#openState()
       this.#oneByte[0] = there ? 1 : 0
       fs.writeSync(this.#stateFd, this.#oneByte, 0, 1, block)
     } catch (error) {

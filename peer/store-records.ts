@@ -43,7 +43,10 @@ export class StoreRecords {
     this.#quarantine = db.sublevel<string, string>('quarantine', { valueEncoding: 'utf8' })
   }
 
-  /** Opens the database, repairs it when it is damaged, and starts anew beside it when even that fails. CONFLICT when another process has it. */
+  /**
+   * Opens the database, repairs it when it is damaged, and starts anew beside it when even that fails. CONFLICT when another process has it.
+   * A disk that is full, gone or not ours is no damage: NO_SPACE or UNAVAILABLE, and nothing is touched.
+   */
   static async open(directory: string, logger: Logger): Promise<StoreRecords> {
     const attempt = async (): Promise<StoreRecords> => {
       const db = new Level<string, string>(directory)
@@ -55,7 +58,10 @@ export class StoreRecords {
     } catch (error) {
       const cause = (error as Error).cause as NodeJS.ErrnoException | undefined
       if (cause?.code === 'LEVEL_LOCKED') throw new SkimmerError('CONFLICT', `${directory}: another process uses this block store; stop it or choose another directory`, { cause: error })
-      logger.error({ error: cause?.message, directory }, 'the block store database is damaged; repairing it')
+      const reason = cause?.message ?? (error as Error).message
+      if (/no space left|quota exceeded/i.test(reason)) throw new SkimmerError('NO_SPACE', `${directory}: the block store cannot open on a full disk; free space on it`, { cause: error })
+      if (cause?.code === 'LEVEL_IO_ERROR' && !/no such file/i.test(reason)) throw new SkimmerError('UNAVAILABLE', `${directory}: the block store cannot open: ${reason}`, { cause: error })
+      logger.error({ reason, directory }, 'the block store database is damaged; repairing it')
     }
     try {
       // LevelDB has it in its binding; the types of `level` cover browsers too and leave it out.

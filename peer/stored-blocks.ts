@@ -76,6 +76,7 @@ export class StoredBlocks {
         if (room !== undefined) await room
         taken = packed.length
       }
+      this.#pack.prepare()
       await this.#pack.write(this.#table.packedOffsets[block], packed)
       this.#pack.note(block, true)
       if (this.#removed) throw this.gone()

@@ -66,3 +66,6 @@ export function damage(file: string, position: number): void {
   fs.writeSync(fd, byte, 0, 1, position)
   fs.closeSync(fd)
 }
+
+/** Jest's own comparison of large buffers takes seconds. */
+export const same = (one: Uint8Array | Uint8Array[], other: Uint8Array | Uint8Array[]): boolean => Buffer.concat([one].flat()).equals(Buffer.concat([other].flat()))
