@@ -6,7 +6,7 @@ import { MAX_BLOCK_RAW_LENGTH } from './index-limits.ts'
 /** zstd may make a block a little larger; all of a frame must fit the stream's buffer, as it is read once the frame is whole. */
 const READ_BUFFER = 2 * MAX_BLOCK_RAW_LENGTH
 /** Frames are cut out of output buffers of this size. */
-const OUTPUT_LENGTH = 1024 * 1024
+const OUTPUT_LENGTH = 512 * 1024
 
 /**
  * One stream a lane, each write flushed with ZSTD_e_end: that ends the frame, states its content size and keeps the context.
