@@ -13,6 +13,9 @@ export interface ControlCallOptions<O extends ControlOperation> {
   silenceMs?: number
 }
 
+/** A connection may take this long, however short the silence allowed after it, milliseconds. */
+const DIAL_MS = 5_000
+
 /** Calls one supernode. Stateless: every call opens a stream on the connection that libp2p keeps. */
 export class ControlClient {
   readonly #libp2p: Libp2p
@@ -35,7 +38,7 @@ export class ControlClient {
     const frame = jsonFrame({ op: operation, ...request }, CONTROL_MAX_FRAME)
     let stream: Stream
     try {
-      const bound = AbortSignal.timeout(silenceMs)
+      const bound = AbortSignal.timeout(Math.max(silenceMs, DIAL_MS))
       stream = await this.#libp2p.dialProtocol(this.#peer, CONTROL_PROTOCOL, { signal: options.signal ? AbortSignal.any([options.signal, bound]) : bound })
     } catch (cause) {
       throw failure(operation, cause, options.signal)

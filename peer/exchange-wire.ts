@@ -28,8 +28,8 @@ export const PRIORITY_DEMAND = 1
 export const BLOCK_HEADER = 13
 /** Bytes in front of a frame's body. */
 export const FRAME_HEADER = 9
-/** The largest frame a server sends: a block of the largest allowed size, and its header. */
-export const MAX_SERVED_FRAME = 32 * 1024 * 1024
+/** The largest frame a server sends: a block of the largest allowed size, 4 MiB for blobs and files, and its header; or a bitmap. */
+export const MAX_SERVED_FRAME = 8 * 1024 * 1024
 /** The largest frame a server accepts: a grant for a large image. */
 export const MAX_ASKED_FRAME = 2 * 1024 * 1024
 export const MAX_RANGES = 4096
