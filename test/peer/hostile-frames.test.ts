@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from '@jest/globals'
 import type { Libp2p, Stream } from '@libp2p/interface'
 import { multiaddr } from '@multiformats/multiaddr'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { CONTROL_MAX_FRAME, CONTROL_PROTOCOL } from '../../peer/control.ts'
 import {
   EXCHANGE_PROTOCOL, FRAME_BLOCK, FRAME_DONE, FRAME_HAVE, FRAME_INTEREST, FRAME_REQUEST, HAVE_BITMAP, HAVE_MORE, HAVE_WHOLE, MAX_RANGES,

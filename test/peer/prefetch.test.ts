@@ -1,6 +1,6 @@
 // Holding an image: the start's blocks first, the rest when it is quiet, then the proof; a layer that lies is quarantined.
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import type { Trace } from '../../peer/control.ts'
 import { ownsPiece, peerSeed, shufflePieces } from '../../peer/stripes.ts'
 import { ReadAhead } from '../../peer/read-ahead.ts'
