@@ -25,7 +25,10 @@ export class Progress {
   }
 
   update(items: readonly ProgressItem[]): void {
-    for (const item of items) (this.#multi ? this.#draw(this.#multi, item) : this.#tell(item))
+    for (const item of items) {
+      if (this.#multi) this.#draw(this.#multi, item)
+      else this.#tell(item)
+    }
   }
 
   #draw(multi: MultiBar, item: ProgressItem): void {

@@ -11,7 +11,7 @@ export const NODE_SETTINGS = {
   labels: list('NAME=VALUE', [], 'where this node is, for instance zone=a rack=7: near peers are asked first'),
   'join-token-file': optional('FILE', 'file with the token a supernode asks of its nodes'),
   'cache.size': size('20GiB', 'disk space for blocks and unpacked layers'),
-  'fuse.mode': choice(['auto', 'file', 'loop', 'fuse'], 'auto', 'how images are mounted: EROFS over files, over a loop device, or as a FUSE filesystem'),
+  'fuse.mode': choice(['auto', 'file', 'loop', 'fuse', 'fuse-native'], 'auto', 'how images are mounted: EROFS over files, over a loop device, or as a FUSE filesystem (our driver, or the fuse-native package)'),
   'fuse.threads': count('2', 'threads that answer reads'),
   'demand.timeout': duration('30s', 'longest wait of a read for a remote block; then it fails and says why'),
   'prefetch.enabled': toggle('true', 'bring the rest of an image once its container has started'),

@@ -1,5 +1,5 @@
 // The part of the demo that needs neither root nor /dev/fuse: a layer set is indexed once, shared between three nodes, verified, and read.
-import { createHash } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -119,7 +119,7 @@ async function serveSmallImage(): Promise<{ reference: string; registry: string;
     const tar = pack()
     for (let number = 0; number < 60; number++) {
       const name = `srv/layer${layer}/file${number}`
-      const content = Buffer.alloc(1000 + number * 7919, `${name} `)
+      const content = randomBytes(1000 + number * 7919)
       files.set(name, createHash('sha256').update(content).digest('hex'))
       tar.entry({ name }, content)
     }

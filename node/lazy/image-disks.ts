@@ -8,6 +8,7 @@ import type { ImageMounts } from '../../blockdev/image-mounts.ts'
 import { composeImage } from '../../image/composer.ts'
 import { writeErofs } from '../../image/erofs-writer.ts'
 import { chainIds } from '../../oci/chain-id.ts'
+import type { ImageTree } from '../../image/tree.ts'
 import { SkimmerError } from '../../oci/errors.ts'
 import type { LayerLibrary } from './layer-library.ts'
 
@@ -91,7 +92,7 @@ export class ImageDisks {
   async mount(diffIds: readonly string[], user: string): Promise<string> {
     const disk = await this.compose(diffIds)
     await this.#publish(disk)
-    return await this.#mounts.acquire({ imageId: disk.imageId, metadataPath: this.metadataPath(disk.imageId), layers: disk.layers }, user)
+    return await this.#mounts.acquire({ imageId: disk.imageId, metadataPath: this.metadataPath(disk.imageId), layers: disk.layers, tree: () => this.#tree(disk) }, user)
   }
 
   /** Ends one use; the last one takes the mount down and withdraws what is published. */
@@ -122,7 +123,7 @@ export class ImageDisks {
       return known
     })
     // The tree is needed only where images are served as a FUSE filesystem; it is composed from the same indexes, so node ids are the same again.
-    const tree = this.#mounts.mode === 'fuse' ? composeImage(await Promise.all(disk.layers.map(({ diffId }) => this.#library.index(diffId)))) : undefined
+    const tree = this.#mounts.mode === 'fuse' ? await this.#tree(disk) : undefined
     if (this.#published.has(disk.imageId)) return
     this.#published.set(disk.imageId, disk)
     for (const { record, resource } of layers) {
@@ -140,9 +141,8 @@ export class ImageDisks {
     if (tree !== undefined) this.#channel.publishTree(disk.imageId, tree)
   }
 
-  /** How many use the image of these layers. */
-  users(diffIds: readonly string[]): number {
-    return this.#mounts.users(imageIdOf(diffIds)).length
+  async #tree(disk: ImageDisk): Promise<ImageTree> {
+    return composeImage(await Promise.all(disk.layers.map(({ diffId }) => this.#library.index(diffId))))
   }
 
   async #withdraw(imageId: string): Promise<void> {

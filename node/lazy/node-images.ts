@@ -122,10 +122,11 @@ export class NodeImages implements LazyImages {
 
   async unmount(diffIds: string[], user: string): Promise<void> {
     await this.#disks.unmount(diffIds, user)
-    if (this.#disks.users(diffIds) === 0) this.#starts.ended(imageIdOf(diffIds))
   }
 
   async forget(diffId: string): Promise<void> {
+    const known = this.#library.get(diffId)
+    if (known !== undefined) this.#starts.removed(known.resource.id)
     this.#disks.forgetLayer(diffId)
     await this.#library.forget(diffId)
   }

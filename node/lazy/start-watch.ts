@@ -69,11 +69,17 @@ export class StartWatch {
     hold.on('failed', () => this.#holds.delete(imageId))
   }
 
-  /** Nobody uses the image any more: its background work stops, what is here stays. */
-  ended(imageId: string): void {
-    this.#holds.get(imageId)?.release()
-    this.#holds.delete(imageId)
-    this.#recorders.get(imageId)?.recorder.finish()
+  /**
+   * The layer was removed from this machine: background work for its images stops, what is here stays. Not when a container ends: its image is
+   * still pulled, and the next start should find it whole.
+   */
+  removed(resourceId: string): void {
+    for (const [imageId, hold] of this.#holds) {
+      if (!hold.resources.some((resource) => resource.id === resourceId)) continue
+      hold.release()
+      this.#holds.delete(imageId)
+      this.#recorders.get(imageId)?.recorder.finish()
+    }
   }
 
   /** The FUSE channel saw first touches of blocks. */
