@@ -6,8 +6,9 @@ import type { Resource } from './resource.ts'
 import { pipelineBytes } from './source-choice.ts'
 import { ownsPiece, peerSeed } from './stripes.ts'
 
-/** Bytes of one request: several are in flight, and a batch must not be all that a peer has to trade. */
-const REQUEST_BYTES = 384 * 1024
+/** Requests in flight fill a pipeline in parts like this one: fewer cost less, more spread what is asked over the peers. */
+const PARTS = 4
+const MIN_REQUEST = 256 * 1024
 /** A peer this many times slower than the supernode does not keep its blocks from being asked there. */
 const SLOW = 4
 /** The most blocks taken out of turn at once. */
@@ -76,8 +77,9 @@ export class BackgroundFill {
 
   #keepBusy(peer: RemotePeer, size: (block: number) => number, may: (block: number) => boolean, holders: (block: number) => number): void {
     const pipeline = pipelineBytes(peer)
-    while (peer.outstandingBytes < pipeline && this.#queue.size > 0 && this.#context.background.wait() === 0) {
-      const blocks = this.#queue.choose(Math.min(REQUEST_BYTES, pipeline - peer.outstandingBytes), size, may, holders)
+    const part = Math.max(MIN_REQUEST, pipeline / PARTS)
+    while (peer.outstandingBytes + part / 2 <= pipeline && this.#queue.size > 0 && this.#context.background.wait() === 0) {
+      const blocks = this.#queue.choose(part, size, may, holders)
       if (blocks.length === 0) return
       this.#context.background.take(blocks.reduce((sum, block) => sum + size(block), 0))
       this.#ask(peer, blocks)

@@ -6,7 +6,7 @@ import { SkimmerError, hasCode } from '../oci/errors.ts'
 import type { ExchangeServer } from './exchange-server.ts'
 import {
   BLOCK_HEADER, FRAME_CANCEL, FRAME_DONE, FRAME_ERROR, FRAME_GRANT, FRAME_INTEREST, FRAME_OBJECT, FRAME_OBJECT_REQUEST, FRAME_PROMOTE, FRAME_REQUEST,
-  MAX_ASKED_FRAME, OBJECT_PART, PRIORITY_DEMAND, frame, readFrame, readRequest, writeBlockHeader,
+  FRAME_HEADER, MAX_ASKED_FRAME, OBJECT_PART, PRIORITY_DEMAND, frame, readFrame, readRequest, writeBlockHeader, writeHeader,
 } from './exchange-wire.ts'
 import type { BlockRange } from './exchange-wire.ts'
 import { FrameCutter, drained } from './frames.ts'
@@ -36,6 +36,9 @@ interface Job {
   onBlock?: (block: number) => void
   late?: NodeJS.Timeout
 }
+
+/** What one run brings of one request. */
+interface Part { readonly job: Job; blocks: number[]; done: boolean }
 
 export class ServedStream {
   readonly #server: ExchangeServer
@@ -220,33 +223,39 @@ export class ServedStream {
     }
   }
 
-  /** Frames of the next blocks to send, in one buffer; undefined when there is nothing to send now. */
+  /**
+   * Frames of the next blocks to send, of as many requests as fit one run, in one buffer: a send costs the same for much as for
+   * little. Undefined when there is nothing to send now.
+   */
   async #readRun(): Promise<Buffer | undefined> {
     for (;;) {
-      const job = this.#queues[1][0] ?? this.#queues[0][0]
-      if (job === undefined) return undefined
-      const blocks = this.#takeBlocks(job)
-      if (blocks.length > 0) {
-        const run = await this.#read(job, blocks)
-        if (run !== undefined) return run
-        continue
+      const parts: Part[] = []
+      let bytes = 0
+      while (bytes < RUN_BYTES) {
+        const job = this.#queues[1][0] ?? this.#queues[0][0]
+        if (job === undefined) break
+        const part: Part = { job, blocks: this.#takeBlocks(job, RUN_BYTES - bytes), done: false }
+        const { packedOffsets } = job.resource.table
+        for (const block of part.blocks) bytes += BLOCK_HEADER + packedOffsets[block + 1] - packedOffsets[block]
+        parts.push(part)
+        if (job.arrived.length > 0 || job.rangeIndex < job.ranges.length) continue
+        // All that is here is on its way. What is not is waited for; then the job comes back to its queue.
+        this.#queues[job.priority].splice(this.#queues[job.priority].indexOf(job), 1)
+        if (job.absent.size > 0) this.#await(job)
+        else part.done = true
       }
-      // All that is here is sent. What is not is waited for; then the job comes back to its queue.
-      this.#queues[job.priority].splice(this.#queues[job.priority].indexOf(job), 1)
-      if (job.absent.size === 0) {
-        this.#drop(job)
-        return frame(FRAME_DONE, job.request)
-      }
-      this.#await(job)
+      if (parts.length === 0) return undefined
+      const run = await this.#read(parts)
+      if (run.length > 0) return run
     }
   }
 
-  /** Blocks of the job that can be sent now, about one run of them. Those that are not here move to `absent`. */
-  #takeBlocks(job: Job): number[] {
+  /** Blocks of the job that can be sent now, up to about `budget` bytes. Those that are not here move to `absent`. */
+  #takeBlocks(job: Job, budget: number): number[] {
     const { table, state } = job.resource
     const blocks: number[] = []
     let bytes = 0
-    while (bytes < RUN_BYTES) {
+    while (bytes < budget) {
       let block: number
       if (job.arrived.length > 0) block = job.arrived.shift()!
       else if (job.rangeIndex < job.ranges.length) {
@@ -282,40 +291,69 @@ export class ServedStream {
     for (const block of job.absent) if (job.resource.state[block] !== 0) job.onBlock(block)
   }
 
-  async #read(job: Job, blocks: number[]): Promise<Buffer | undefined> {
-    const { table, state } = job.resource
-    try {
-      for (const block of blocks) if (!job.resource.isPackVerified(block)) await job.resource.readPacked(block) // verifies what was stored before the last start
-      const lengths = blocks.map(block => table.packedOffsets[block + 1] - table.packedOffsets[block])
-      const run = Buffer.allocUnsafeSlow(lengths.reduce((sum, length) => sum + BLOCK_HEADER + length, 0))
-      const { packFd } = job.resource.shared()
-      let at = 0
-      for (let first = 0; first < blocks.length;) {
-        // Neighbours in the pack are read with one call, each into its place behind its frame's header.
-        const views: Buffer[] = []
-        let bytes = 0
-        let last = first
-        do {
-          const length = lengths[last]
-          writeBlockHeader(run, at, job.request, blocks[last], length)
-          views.push(run.subarray(at + BLOCK_HEADER, at + BLOCK_HEADER + length))
-          at += BLOCK_HEADER + length
-          bytes += length
-          last++
-        } while (last < blocks.length && blocks[last] === blocks[last - 1] + 1)
-        const { bytesRead } = await readVector(packFd, views, table.packedOffsets[blocks[first]])
-        if (bytesRead !== bytes) throw new SkimmerError('NOT_FOUND', `${job.resource.id}: blocks ${blocks[first]}-${last} are no longer here`)
-        first = last
+  /** One buffer with the parts' frames. A part that cannot be read is refused, and left out. */
+  async #read(parts: Part[]): Promise<Buffer> {
+    for (const part of parts) {
+      try {
+        // Verifies what was stored before the last start.
+        for (const block of part.blocks) if (!part.job.resource.isPackVerified(block)) await part.job.resource.readPacked(block)
+      } catch (error) {
+        this.#fail(part, error as Error)
       }
-      for (const block of blocks) if (state[block] === 0) throw new SkimmerError('NOT_FOUND', `${job.resource.id}: block ${block} is no longer here`)
-      return this.#jobs.has(job.request) ? run : undefined
-    } catch (error) {
-      if (this.#jobs.has(job.request)) {
-        this.#drop(job)
-        this.#refuse(job.request, error as Error)
-      }
-      return undefined
     }
+    let length = 0
+    for (const { job: { resource: { table } }, blocks, done } of parts) {
+      for (const block of blocks) length += BLOCK_HEADER + table.packedOffsets[block + 1] - table.packedOffsets[block]
+      if (done) length += FRAME_HEADER
+    }
+    const run = Buffer.allocUnsafeSlow(length)
+    let end = 0
+    for (const part of parts) {
+      const start = end
+      try {
+        if (this.#jobs.has(part.job.request)) end = await this.#readPart(part, run, start)
+      } catch (error) {
+        this.#fail(part, error as Error)
+        end = start
+      }
+      if (!part.done || !this.#jobs.has(part.job.request)) continue
+      this.#drop(part.job)
+      writeHeader(run, end, FRAME_DONE, part.job.request, 0)
+      end += FRAME_HEADER
+    }
+    return run.subarray(0, end)
+  }
+
+  /** Neighbours in the pack are read with one call, each into its place behind its frame's header. Returns where the part ends. */
+  async #readPart({ job, blocks }: Part, run: Buffer, start: number): Promise<number> {
+    const { table, state } = job.resource
+    let at = start
+    for (let first = 0; first < blocks.length;) {
+      const views: Buffer[] = []
+      let bytes = 0
+      let last = first
+      do {
+        const length = table.packedOffsets[blocks[last] + 1] - table.packedOffsets[blocks[last]]
+        writeBlockHeader(run, at, job.request, blocks[last], length)
+        views.push(run.subarray(at + BLOCK_HEADER, at + BLOCK_HEADER + length))
+        at += BLOCK_HEADER + length
+        bytes += length
+        last++
+      } while (last < blocks.length && blocks[last] === blocks[last - 1] + 1)
+      const { bytesRead } = await readVector(job.resource.shared().packFd, views, table.packedOffsets[blocks[first]])
+      if (bytesRead !== bytes) throw new SkimmerError('NOT_FOUND', `${job.resource.id}: blocks ${blocks[first]}-${last} are no longer here`)
+      first = last
+    }
+    for (const block of blocks) if (state[block] === 0) throw new SkimmerError('NOT_FOUND', `${job.resource.id}: block ${block} is no longer here`)
+    return at
+  }
+
+  #fail(part: Part, error: Error): void {
+    part.blocks = []
+    part.done = false
+    if (!this.#jobs.has(part.job.request)) return
+    this.#drop(part.job)
+    this.#refuse(part.job.request, error)
   }
 
   async #onObject(request: number, digest: string): Promise<void> {

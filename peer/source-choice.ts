@@ -42,9 +42,9 @@ export function hedgeDelay(peer: RemotePeer, bytes: number): number {
   return Math.min(HEDGE_MAX, Math.max(HEDGE_MIN, prompt === undefined ? HEDGE_UNKNOWN : prompt * 1.5) + queue)
 }
 
-/** Bytes to keep asked for in the background: 150 ms of the link, so that it never idles and a demand never waits long behind. */
+/** Bytes to keep asked for in the background: 100 ms of the link, so that it never idles and a demand never waits long behind. */
 export function pipelineBytes(peer: RemotePeer): number {
   const rate = peer.speed.rate
-  if (rate === undefined) return 512 * 1024
-  return Math.min(2 * 1024 * 1024, Math.max(512 * 1024, rate * 0.15))
+  if (rate === undefined) return 1024 * 1024
+  return Math.min(4 * 1024 * 1024, Math.max(512 * 1024, rate * 0.1))
 }
