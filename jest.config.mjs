@@ -6,6 +6,7 @@ export default {
   extensionsToTreatAsEsm: ['.ts'],
   moduleFileExtensions: ['ts', 'mjs', 'js', 'cjs', 'json', 'node'],
   transform: { '\\.ts$': '<rootDir>/test/strip-types-transform.cjs' },
+  reporters: ['default', '<rootDir>/test/count-reporter.cjs'],
   maxWorkers: 2,
   workerIdleMemoryLimit: '700MB',
   testTimeout: 60_000,
