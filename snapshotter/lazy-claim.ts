@@ -173,6 +173,6 @@ async function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T
   }
 }
 
-/** The claim's own bound fired; the caller's signal is looked at before. */
-const isTimeout = (error: unknown): boolean => error instanceof Error && (error.name === 'TimeoutError' || error.name === 'AbortError')
+/** The claim's own bound fired (the caller's signal is looked at before). Its reason is a DOMException, which has a name and no code. */
+const isTimeout = (error: unknown): boolean => typeof error === 'object' && error !== null && 'name' in error && (error.name === 'TimeoutError' || error.name === 'AbortError')
 const messageOf = (error: unknown): string => (isTimeout(error) ? 'the layer was not ready in time' : error instanceof Error ? error.message : String(error))
