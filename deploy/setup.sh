@@ -33,7 +33,7 @@ esac
 packages=
 case "${1-}" in
   --demo | --test)
-    packages='containerd runc docker-registry skopeo umoci debootstrap iproute2 stargz-snapshotter fuse libfuse2 mount util-linux e2fsprogs perl-base tar gzip' ;;
+    packages='containerd runc docker-registry skopeo umoci debootstrap iproute2 stargz-snapshotter curl ca-certificates fuse libfuse2 mount util-linux e2fsprogs perl-base tar gzip' ;;
 esac
 [ "${1-}" = --test ] && packages="$packages python3-minimal attr xattr erofs-utils busybox-static openssl zstd bsdextrautils procps nginx-light acl"
 missing=

@@ -30,7 +30,7 @@ export class LabSupernode {
   static async start(host: LabHost, options: { directory: string; plainHttp: string[]; flags?: string[] }): Promise<LabSupernode> {
     mkdirSync(options.directory, { recursive: true })
     const child = host.launch('skimmer supernode', skimmerArgv(
-      'supernode', '--root', join(options.directory, 'data'), '--listen', `/ip4/${host.address}/tcp/${SUPERNODE_PORT}`, '--http-listen', `${host.address}:${SUPERNODE_HTTP_PORT}`,
+      'supernode', '--root', join(options.directory, 'data'), '--listen', `/ip4/${host.address}/tcp/${SUPERNODE_PORT}`, '--http-listen', `0.0.0.0:${SUPERNODE_HTTP_PORT}`,
       ...options.plainHttp.flatMap((registry) => ['--registry-plain-http', registry]), ...(options.flags ?? []),
     ), { logFile: join(options.directory, 'supernode.log') })
     const supernode = new LabSupernode(host, child)
@@ -38,9 +38,9 @@ export class LabSupernode {
     return supernode
   }
 
-  /** `skimmer preheat`: resolves when the image is indexed and held. */
+  /** `skimmer preheat` on the supernode's own host, which needs no token: resolves when the image is indexed and held. */
   async preheat(reference: string, signal?: AbortSignal): Promise<void> {
-    await this.host.run(skimmerArgv('preheat', '--supernode', this.url, reference), { timeoutMs: 900_000, signal })
+    await this.host.run(skimmerArgv('preheat', '--supernode', `http://127.0.0.1:${SUPERNODE_HTTP_PORT}`, reference), { timeoutMs: 900_000, signal })
   }
 
   /** GET over the lab's network: curl in the host's own namespace. */
