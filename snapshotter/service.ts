@@ -1,11 +1,12 @@
 // The snapshotter: containerd's Snapshots service over ordinary directories and lazily mounted images.
 import { mkdir } from 'node:fs/promises'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { Counter, Gauge, Histogram } from 'prom-client'
 import type { Registry } from 'prom-client'
 import { status } from '@grpc/grpc-js'
 import { SkimmerError } from '../oci/errors.ts'
-import { GrpcServer } from './grpc-server.ts'
+import { DEFAULT_STOP_GRACE_MS, GrpcServer } from './grpc-server.ts'
 import type { Listening } from './grpc-server.ts'
 import { KeyedLock } from './keyed-lock.ts'
 import { LazyClaims } from './lazy-claim.ts'
@@ -108,8 +109,9 @@ export class Snapshotter implements SnapshotCalls {
   async stop(): Promise<void> {
     this.#stopped.abort()
     await this.#server?.stop()
-    await this.#restoring
-    await this.#directories.emptyTrash()
+    // A mount that hangs must not hold the next daemon up.
+    await Promise.race([this.#restoring, delay(DEFAULT_STOP_GRACE_MS, undefined, { ref: false })])
+    await this.#directories.close()
   }
 
   /** Layers that some snapshot needs. The node may give up all others. */

@@ -24,6 +24,7 @@ export class SnapshotDirectories {
   readonly #logger: Logger
   /** Emptying of the trash, one after another: deleting is never urgent. */
   #emptying: Promise<void> = Promise.resolve()
+  readonly #closed = new AbortController()
 
   /** Paths are kept short (`<root>/s/<id>/fs`): all lower directories of an overlay must fit into one page. */
   constructor(components: { logger: Logger }, options: { root: string }) {
@@ -96,13 +97,20 @@ export class SnapshotDirectories {
         const discarded = (await readdir(this.#directory)).filter(name => name.startsWith(TRASH))
         if (discarded.length === 0) return
         // One file system: if something is still mounted inside, its files are not ours to delete.
-        await run('rm', ['-rf', '--one-file-system', '--', ...discarded.slice(0, TRASH_AT_ONCE).map(name => join(this.#directory, name))])
+        await run('rm', ['-rf', '--one-file-system', '--', ...discarded.slice(0, TRASH_AT_ONCE).map(name => join(this.#directory, name))], { signal: this.#closed.signal })
       } catch (error) {
+        if (this.#closed.signal.aborted) return
         this.#logger.warn({ err: error }, 'some discarded snapshot directories could not be deleted; the next cleanup tries again')
       }
     }
     this.#emptying = empty()
     return this.#emptying
+  }
+
+  /** Ends deleting, however much is left; the next start goes on. */
+  async close(): Promise<void> {
+    this.#closed.abort()
+    await this.#emptying
   }
 
   /** What the snapshot's own files take on disk: allocated bytes and inodes, each hardlinked file once, as containerd counts. */

@@ -3,15 +3,9 @@ import type { Command } from 'commander'
 import { readFileSync } from 'node:fs'
 import { request } from 'undici'
 import { SkimmerError, type ErrorCode } from '../../oci/errors.ts'
+import type { PreheatJob } from '../../supernode/preheat-job.ts'
 import { interruptible } from '../interrupt.ts'
 import { Progress } from '../progress.ts'
-
-interface Job {
-  readonly id: string
-  readonly state: 'WAITING' | 'RUNNING' | 'SUCCESS' | 'FAILED'
-  readonly progress?: { readonly bytes?: number; readonly total?: number; readonly layersDone?: number; readonly layers?: number }
-  readonly error?: { readonly code: ErrorCode; readonly message: string }
-}
 
 const POLL_MS = 200
 
@@ -27,19 +21,19 @@ export function addPreheat(program: Command): void {
     .option('--detach', 'print the job id and do not wait')
     .action(async (image: string, flags: { supernode: string; platform?: string; nodes?: boolean; tokenFile?: string; detach?: boolean }) => {
       const headers = { 'content-type': 'application/json', ...(flags.tokenFile ? { authorization: `Bearer ${readFileSync(flags.tokenFile, 'utf8').trim()}` } : {}) }
-      const call = async (method: 'GET' | 'POST', path: string, body?: unknown): Promise<Job> => {
+      const call = async (method: 'GET' | 'POST', path: string, body?: unknown): Promise<PreheatJob> => {
         let answer
         try {
           answer = await request(new URL(path, flags.supernode), { method, headers, body: body === undefined ? undefined : JSON.stringify(body), headersTimeout: 20_000, bodyTimeout: 20_000 })
         } catch (cause) {
           throw new SkimmerError('UNAVAILABLE', `the supernode at ${flags.supernode} does not answer: ${(cause as Error).message}`, { cause })
         }
-        const value = (await answer.body.json()) as Job & { code?: ErrorCode; message?: string }
+        const value = (await answer.body.json()) as PreheatJob & { code?: ErrorCode; message?: string }
         if (answer.statusCode >= 300) throw new SkimmerError(value.code ?? 'UNAVAILABLE', value.message ?? `the supernode answered ${answer.statusCode}`)
         return value
       }
       await interruptible(async (signal) => {
-        let job = await call('POST', '/api/v1/preheats', { type: 'image', reference: image, platform: flags.platform, scope: flags.nodes ? 'nodes' : 'supernode' })
+        let job = await call('POST', '/api/v1/preheats', { type: 'image', url: image, platform: flags.platform, scope: flags.nodes ? 'all' : 'supernode' })
         if (flags.detach) return void process.stdout.write(`${job.id}\n`)
         const progress = new Progress()
         try {
@@ -47,8 +41,7 @@ export function addPreheat(program: Command): void {
             signal.throwIfAborted()
             await new Promise((resolve) => setTimeout(resolve, POLL_MS))
             job = await call('GET', `/api/v1/preheats/${job.id}`)
-            const { bytes, total } = job.progress ?? {}
-            if (total) progress.update([{ name: image, done: bytes ?? 0, total, note: job.state.toLowerCase() }])
+    XX
           }
         } finally {
           progress.stop()
