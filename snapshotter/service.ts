@@ -213,7 +213,8 @@ export class Snapshotter implements SnapshotCalls {
 
   /** Frees what removed snapshots left: directories, and mounts that were busy. containerd calls it after garbage collection. */
   async cleanup(): Promise<void> {
-    await this.#mounts?.retryReleases()
+    // A mount that hangs must not hold containerd's garbage collection up.
+    void this.#mounts?.retryReleases()
     await this.#directories.emptyTrash()
   }
 

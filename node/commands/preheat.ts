@@ -41,7 +41,8 @@ export function addPreheat(program: Command): void {
             signal.throwIfAborted()
             await new Promise((resolve) => setTimeout(resolve, POLL_MS))
             job = await call('GET', `/api/v1/preheats/${job.id}`)
-    XX
+            const { bytes, total } = job.progress
+            if (total > 0) progress.update([{ name: image, done: bytes, total, note: job.state.toLowerCase() }])
           }
         } finally {
           progress.stop()
