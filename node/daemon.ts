@@ -9,9 +9,10 @@ import type { Inheritance } from '../blockdev/inheritance.ts'
 import type { ReadFailure } from '../blockdev/parked-reads.ts'
 import { SkimmerError } from '../oci/errors.ts'
 import { Snapshotter } from '../snapshotter/service.ts'
-import { NodeApi } from './api/server.ts'
+import { NodeApi, isMountUser } from './api/server.ts'
 import { NodeCore } from './core.ts'
 import type { NodeConfig } from './config/node-settings.ts'
+import { ComposerThread } from './lazy/composer-thread.ts'
 import { ImageDisks } from './lazy/image-disks.ts'
 import { HeldImages } from './lazy/held-images.ts'
 import { NodeImages } from './lazy/node-images.ts'
@@ -42,6 +43,7 @@ export class NodeDaemon {
     const { logger, metrics } = components
     const run = resolve(config.run)
     mkdirSync(run, { recursive: true, mode: 0o755 })
+    const composer = new ComposerThread()
     const core = await NodeCore.start(config, components)
     const failures: (ReadFailure & { at: number })[] = []
     let starts: StartWatch | undefined
@@ -69,7 +71,7 @@ export class NodeDaemon {
     await channel.start()
     const { negotiated, mountPoint } = inherited.fuse
     const mounts = await ImageMounts.open({ logger }, { directory: join(run, 'images'), fuseMountPoint: mountPoint, connection: negotiated.connection, mode: config['fuse.mode'] })
-    const disks = new ImageDisks({ library: core.library, channel, mounts, logger }, { directory: join(config.root, 'images') })
+    const disks = new ImageDisks({ library: core.library, channel, mounts, composer, logger }, { directory: join(config.root, 'images') })
     await disks.restore()
     channel.restored()
     inherited.link.serving()
@@ -92,6 +94,7 @@ export class NodeDaemon {
     const snapshotterSocket = `unix:${join(run, 'snapshotter.sock')}`
     const fd = inherited.sockets.get(snapshotterSocket)
     await snapshotter.start(fd === undefined ? { socketPath: join(run, 'snapshotter.sock') } : { fd })
+    await dropOrphans(snapshotter, mounts, disks, images, core)
     const apiFd = inherited.sockets.get(`unix:${join(run, 'api.sock')}`)
     await api.start(apiFd === undefined ? { path: join(run, 'api.sock') } : { fd: apiFd })
     logger.info({ peerId: core.peer.id, addrs: core.peer.addresses, mode: mounts.mode, run }, 'node started')
@@ -116,4 +119,17 @@ export class NodeDaemon {
     await this.#channel.stop({ handOver: true })
     await this.#core.stop()
   }
+}
+
+/** What a crash left behind: uses of mounts whose snapshot was never recorded, and layers that nothing names any more. */
+async function dropOrphans(snapshotter: Snapshotter, mounts: ImageMounts, disks: ImageDisks, images: NodeImages, core: NodeCore): Promise<void> {
+  const users = snapshotter.lazyUsers()
+  for (const { imageId, layers } of disks.published()) {
+    for (const user of mounts.users(imageId)) {
+      if (!isMountUser(user) && !users.has(user)) await images.unmount(layers.map((layer) => layer.diffId), user)
+    }
+  }
+  const named = snapshotter.namedDiffIds()
+  for (const { layers } of disks.published()) for (const { diffId } of layers) named.add(diffId)
+  for (const { record } of core.library.list()) if (!named.has(record.diffId)) await images.forget(record.diffId)
 }

@@ -36,6 +36,7 @@ const referenceBody = z.strictObject({ reference: z.string().min(1).max(4096) })
 const mountBody = referenceBody.extend({ target: z.string().startsWith('/').max(4096) })
 /** Users of mounts made by `skimmer mount` are named by where they are. */
 const mountUser = (target: string): string => `mount:${target}`
+export const isMountUser = (user: string): boolean => user.startsWith('mount:')
 
 export class NodeApi {
   readonly #components: NodeApiComponents

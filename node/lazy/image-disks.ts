@@ -6,10 +6,10 @@ import { z } from 'zod'
 import type { FuseChannel } from '../../blockdev/fuse-channel.ts'
 import type { ImageMounts } from '../../blockdev/image-mounts.ts'
 import { composeImage } from '../../image/composer.ts'
-import { writeErofs } from '../../image/erofs-writer.ts'
 import { chainIds } from '../../oci/chain-id.ts'
 import type { ImageTree } from '../../image/tree.ts'
 import { SkimmerError } from '../../oci/errors.ts'
+import type { ComposerThread } from './composer-thread.ts'
 import type { LayerLibrary } from './layer-library.ts'
 
 /** Change it when composer or EROFS writer change what they make: images composed by another version are made again. */
@@ -30,6 +30,7 @@ export class ImageDisks {
   readonly #library: LayerLibrary
   readonly #channel: FuseChannel
   readonly #mounts: ImageMounts
+  readonly #composer: ComposerThread
   readonly #logger: Logger
   readonly #directory: string
   readonly #composing = new Map<string, Promise<ImageDisk>>()
@@ -37,10 +38,11 @@ export class ImageDisks {
   readonly #published = new Map<string, ImageDisk>()
   readonly #layerUses = new Map<string, Set<string>>()
 
-  constructor(components: { library: LayerLibrary; channel: FuseChannel; mounts: ImageMounts; logger: Logger }, options: { directory: string }) {
+  constructor(components: { library: LayerLibrary; channel: FuseChannel; mounts: ImageMounts; composer: ComposerThread; logger: Logger }, options: { directory: string }) {
     this.#library = components.library
     this.#channel = components.channel
     this.#mounts = components.mounts
+    this.#composer = components.composer
     this.#logger = components.logger
     this.#directory = options.directory
     mkdirSync(options.directory, { recursive: true })
@@ -66,14 +68,13 @@ export class ImageDisks {
     const known = this.#readDisk(imageId)
     if (known !== undefined) return known
     const begun = performance.now()
-    const indexes = await Promise.all(diffIds.map((diffId) => this.#library.index(diffId)))
-    const tree = composeImage(indexes)
-    const written = writeErofs(tree, { path: this.metadataPath(imageId) })
+    const indexes = await Promise.all(diffIds.map((diffId) => this.#library.indexBytes(diffId)))
+    const { written, inodes } = await this.#composer.compose(indexes, this.metadataPath(imageId))
     const disk: ImageDisk = { version: COMPOSER_VERSION, imageId, metadataLength: written.length, layers: written.layers.map(({ diffId, rawLength, uniaddr }) => ({ diffId, rawLength, uniaddr })) }
     const description = join(this.#directory, `${imageId}.json`)
     writeFileSync(`${description}.part`, JSON.stringify(disk))
     renameSync(`${description}.part`, description)
-    this.#logger.info({ image: imageId, layers: diffIds.length, inodes: tree.inodes.length, metadataBytes: written.length, ms: Math.round(performance.now() - begun) }, 'image composed')
+    this.#logger.info({ image: imageId, layers: diffIds.length, inodes, metadataBytes: written.length, ms: Math.round(performance.now() - begun) }, 'image composed')
     return disk
   }
 

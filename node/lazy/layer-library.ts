@@ -1,7 +1,7 @@
 // The layers this node knows: which index each diffID has, the decoded index, and the resource that holds its blocks.
 import { z } from 'zod'
 import type { Logger } from 'pino'
-import { decodeLayerIndex } from '../../image/index-format.ts'
+import { type LayerIndexHead, decodeLayerIndex, decodeLayerIndexHead } from '../../image/index-format.ts'
 import type { LayerIndex } from '../../image/layer-index.ts'
 import { SkimmerError } from '../../oci/errors.ts'
 import type { BlockStore } from '../../peer/block-store.ts'
@@ -29,11 +29,9 @@ export class LayerLibrary {
   readonly #logger: Logger
   readonly #fetchObject: ObjectSource
   readonly #byDiffId = new Map<string, KnownLayer>()
-  readonly #files = new Map<string, number>()
   readonly #wholeAt = new Map<string, number>()
   readonly #adopting = new Map<string, Promise<KnownLayer>>()
-  /** Decoded indexes are large and needed for moments: kept while someone holds them. */
-  readonly #decoded = new Map<string, WeakRef<LayerIndex>>()
+  readonly #heads = new Map<string, LayerIndexHead>()
 
   constructor(components: { store: BlockStore; space: KeySpace<unknown>; logger: Logger; fetchObject: ObjectSource }) {
     this.#store = components.store
@@ -61,9 +59,8 @@ export class LayerLibrary {
 
   /** Entries of the layer's tar. */
   async files(diffId: string): Promise<number> {
-    let count = this.#files.get(diffId)
-    if (count === undefined) this.#files.set(diffId, (count = (await this.index(diffId)).files.length))
-    return count
+    const { record } = this.#known(diffId)
+    return (this.#heads.get(diffId) ?? (await this.#readHead(record, undefined))).fileCount
   }
 
   /** When the layer's last block came, milliseconds since 1970; undefined when it is not whole or was so at the start. */
@@ -104,36 +101,45 @@ export class LayerLibrary {
     const id = layerResourceId(record.index)
     const held = this.#store.get(id)
     if (held?.quarantined) throw new SkimmerError('FORBIDDEN', `layer ${record.layerDigest} is quarantined here: its content was not what the image's config names`)
-    const index = await this.#readIndex(record, signal)
-    if (index.diffId !== record.diffId) throw new SkimmerError('INVALID_DATA', `index ${record.index} is of ${index.diffId}, but the image's config names ${record.diffId}`)
-    if (index.layerDigest !== record.layerDigest) throw new SkimmerError('INVALID_DATA', `index ${record.index} is of layer ${index.layerDigest}, not of ${record.layerDigest}`)
-    const resource = held ?? (await this.#store.add(id, index.blocks, { diffId: record.diffId, origin: { layerDigest: record.layerDigest } }))
+    const head = await this.#readHead(record, signal)
+    if (head.diffId !== record.diffId) throw new SkimmerError('INVALID_DATA', `index ${record.index} is of ${head.diffId}, but the image's config names ${record.diffId}`)
+    if (head.layerDigest !== record.layerDigest) throw new SkimmerError('INVALID_DATA', `index ${record.index} is of layer ${head.layerDigest}, not of ${record.layerDigest}`)
+    const resource = held ?? (await this.#store.add(id, head.blocks, { diffId: record.diffId, origin: { layerDigest: record.layerDigest } }))
     const known: KnownLayer = { record, resource }
     this.#byDiffId.set(record.diffId, known)
-    this.#files.set(record.diffId, index.files.length)
     if (!resource.whole) resource.once('whole', () => this.#wholeAt.set(record.diffId, Date.now()))
     await this.#space.put(record.diffId, record)
     return known
   }
 
-  async #readIndex(record: LayerRecord, signal: AbortSignal | undefined): Promise<LayerIndex> {
-    const kept = this.#decoded.get(record.index)?.deref()
-    if (kept !== undefined) return kept
-    let bytes: Uint8Array | undefined = await this.#store.getObject(record.index)
-    if (bytes === undefined) {
-      bytes = await this.#fetchObject(record.index, signal)
-      await this.#store.putObject(bytes)
-    }
-    const index = decodeLayerIndex(bytes)
-    this.#decoded.set(record.index, new WeakRef(index))
-    return index
+  async #readHead(record: LayerRecord, signal: AbortSignal | undefined): Promise<LayerIndexHead> {
+    const head = decodeLayerIndexHead(await this.#readIndex(record, signal))
+    this.#heads.set(record.diffId, head)
+    return head
   }
 
-  /** The decoded index of a layer that is known. */
-  index(diffId: string, signal?: AbortSignal): Promise<LayerIndex> {
+  async #readIndex(record: LayerRecord, signal: AbortSignal | undefined): Promise<Uint8Array> {
+    const here = await this.#store.getObject(record.index)
+    if (here !== undefined) return here
+    const bytes = await this.#fetchObject(record.index, signal)
+    await this.#store.putObject(bytes)
+    return bytes
+  }
+
+  #known(diffId: string): KnownLayer {
     const known = this.get(diffId)
     if (known === undefined) throw new SkimmerError('NOT_FOUND', `layer ${diffId} is not known on this node`)
-    return this.#readIndex(known.record, signal)
+    return known
+  }
+
+  /** The encoded index of a layer that is known; fetched again if it was evicted. */
+  indexBytes(diffId: string, signal?: AbortSignal): Promise<Uint8Array> {
+    return this.#readIndex(this.#known(diffId).record, signal)
+  }
+
+  /** The decoded index: large, for moments only. */
+  async index(diffId: string, signal?: AbortSignal): Promise<LayerIndex> {
+    return decodeLayerIndex(await this.indexBytes(diffId, signal))
   }
 
   /** Nothing here names the layer any more. Its blocks stay until the cache's room is wanted. */
@@ -141,8 +147,7 @@ export class LayerLibrary {
     const known = this.#byDiffId.get(diffId)
     if (known === undefined) return
     this.#byDiffId.delete(diffId)
-    this.#decoded.delete(known.record.index)
-    this.#files.delete(diffId)
+    this.#heads.delete(diffId)
     this.#wholeAt.delete(diffId)
     await this.#space.del(diffId)
   }

@@ -6,14 +6,15 @@ import { SkimmerError, hasCode } from '../../oci/errors.ts'
 import type { ClaimedLayer, LayerClaim, LazyImages } from '../../snapshotter/lazy-images.ts'
 import { imageIdOf, type ImageDisks } from './image-disks.ts'
 import type { ImageSource, SourceImage } from './image-source.ts'
-import type { KnownLayer, LayerLibrary, LayerRecord } from './layer-library.ts'
+import type { KnownLayer, LayerLibrary } from './layer-library.ts'
 import type { StartWatch } from './start-watch.ts'
 
 /** An image being pulled: asked for once however many of its layers are claimed. */
 interface Pull {
   readonly image: SourceImage
-  readonly records: Promise<LayerRecord>[]
-  readonly layers: Promise<KnownLayer>[]
+  readonly layers: readonly Promise<KnownLayer>[]
+  /** Composed: only then is any layer claimed, so that an image is lazy as a whole or not at all. */
+  readonly whole: Promise<void>
 }
 
 /** A pull claims its layers within seconds; a tag may move later. */
@@ -47,7 +48,8 @@ export class NodeImages implements LazyImages {
       }
     }
     if (pull.layers[position] === undefined) throw new SkimmerError('NOT_FOUND', `${claim.chainId}: the image that is known has only ${pull.layers.length} layers`)
-    const { record, resource } = await waitFor(pull.layers[position], signal)
+    await waitFor(pull.whole, signal)
+    const { record, resource } = await pull.layers[position]
     return { diffId: record.diffId, size: packedLength(resource.table), inodes: await this.#library.files(record.diffId) }
   }
 
@@ -72,22 +74,18 @@ export class NodeImages implements LazyImages {
 
   async #begin(claim: LayerClaim): Promise<Pull> {
     const image = await this.#ask(claim)
-    const records = image.layers.map((_, position) => image.index(position))
-    const layers = records.map(async (record) => this.#library.adopt(await record))
-    const all = Promise.all(layers)
-    all.then(
-      () => this.#ready(image),
-      (error: unknown) => this.#logger.warn({ reference: image.reference, err: error }, 'a layer cannot be served lazily'),
-    )
-    for (const layer of layers) layer.catch(() => {}) // each claim says so itself
-    return { image, records, layers }
+    const layers = image.layers.map(async (_, position) => this.#library.adopt(await image.index(position)))
+    const whole = this.#prepare(image, layers)
+    whole.catch((error: unknown) => this.#logger.warn({ reference: image.reference, err: error }, 'the image cannot be served lazily'))
+    return { image, layers, whole }
   }
 
-  /** All layers are here as indexes: while containerd still commits them, compose the image and bring what the start will read. */
-  #ready(image: SourceImage): void {
+  /** All layers are here as indexes: bring what the start will read, and compose the image. */
+  async #prepare(image: SourceImage, layers: readonly Promise<KnownLayer>[]): Promise<void> {
+    await Promise.all(layers)
     const diffIds = image.layers.map((layer) => layer.diffId)
     this.#starts.expect(imageIdOf(diffIds), diffIds, image.trace)
-    this.#disks.compose(diffIds).catch((error: unknown) => this.#logger.warn({ reference: image.reference, err: error }, 'the image could not be composed'))
+    await this.#disks.compose(diffIds)
   }
 
   /** Supernodes first, then ourselves; a source that is away hands on to the next, an answer about the image itself does not. */
