@@ -3,6 +3,7 @@ import type { Stream } from '@libp2p/interface'
 import { z } from 'zod'
 import type { BlockTable } from '../image/block-table.ts'
 import { ERROR_CODES, SkimmerError } from '../oci/errors.ts'
+import { noteTransfer } from './buffer-garbage.ts'
 import {
   FRAME_BLOCK, FRAME_CANCEL, FRAME_DONE, FRAME_ERROR, FRAME_GRANT, FRAME_HAVE, FRAME_INTEREST, FRAME_OBJECT, FRAME_OBJECT_REQUEST, FRAME_PROMOTE,
   FRAME_REQUEST, HAVE_BITMAP, HAVE_WHOLE, MAX_SERVED_FRAME, PRIORITY_BACKGROUND, PRIORITY_DEMAND, frame, readFrame, readHave, requestBody, toRanges,
@@ -278,6 +279,7 @@ export class RemotePeer {
     request.bytesLeft -= expected
     this.outstandingBytes -= expected
     this.speed.received(expected)
+    noteTransfer(expected)
     if (request.first) {
       request.first = false
       if (request.priority === PRIORITY_DEMAND) this.speed.answered(performance.now() - request.sentAt)

@@ -4,6 +4,8 @@ import { BackgroundFill } from './background-fill.ts'
 import { BackgroundQueue } from './background-queue.ts'
 import { sourceOf } from './fetch-context.ts'
 import type { FetchContext } from './fetch-context.ts'
+import { FetchFailures } from './fetch-failures.ts'
+import { bringFromOrigin } from './origin-fetch.ts'
 import { Waiter } from './fetch-task.ts'
 import type { Ask, FetchTask, UnsavedBlocks } from './fetch-task.ts'
 import { ReadAhead } from './read-ahead.ts'
@@ -19,6 +21,8 @@ const REFUSED_MS = 500
 const STALLED_MS = 10_000
 /** Peers that failed for a block are tried again after this, milliseconds: they may have it by now. */
 const RETRY_MS = 1_000
+/** Background work asks the origin for so much at once. */
+const ORIGIN_BYTES = 16 * 1024 * 1024
 
 export class ResourceFetch {
   readonly resource: Resource
@@ -31,8 +35,7 @@ export class ResourceFetch {
   readonly #readAhead = new ReadAhead()
   /** Peers that are left alone until then. */
   readonly #resting = new Map<string, number>()
-  /** The last thing each source said: for the error when nothing helps. */
-  readonly #reasons = new Map<string, string>()
+  readonly #failures = new FetchFailures()
   #timer: NodeJS.Timeout | undefined
   #fillSoon = false
   #storing = 0
@@ -178,7 +181,7 @@ export class ResourceFetch {
         end: (left, _, error) => this.#onEnd(ask, left, error),
       })
     } catch (error) {
-      this.#reasons.set(peer.id, (error as Error).message)
+      this.#failures.note(peer.id, (error as Error).message)
       for (const block of blocks) this.#requeue(this.#tasks.get(block)!)
       return
     }
@@ -219,7 +222,7 @@ export class ResourceFetch {
   #notStored(task: FetchTask | undefined, ask: Ask, packed: Buffer, error: Error): void {
     if (hasCode(error, 'DIGEST_MISMATCH')) {
       ask.failures++
-      this.#reasons.set(ask.peer.id, error.message)
+      this.#failures.note(ask.peer.id, error.message)
       this.#context.ban(ask.peer, `it sent a wrong block of ${this.resource.id}`)
       if (task !== undefined) {
         task.storing = false
@@ -250,7 +253,7 @@ export class ResourceFetch {
     const millis = performance.now() - ask.startedAt
     if (error !== undefined) {
       ask.failures++
-      this.#reasons.set(peer.id, error.message)
+      this.#failures.note(peer.id, error.message)
       if (peer.connected) {
         this.#resting.set(peer.id, performance.now() + REFUSED_MS)
         this.#context.refused(peer, this.resource.id, error)
@@ -313,7 +316,7 @@ export class ResourceFetch {
     if (this.#tasks.size > 0) return
     clearInterval(this.#timer)
     this.#timer = undefined
-    this.#reasons.clear()
+    this.#failures.clear()
   }
 
   #failBackground(error: Error): void {
@@ -350,12 +353,13 @@ export class ResourceFetch {
   #tick(): void {
     const now = performance.now()
     const { limits } = this.#context
+    const { id, table } = this.resource
     const retry = now - this.#retryAt > RETRY_MS
     if (retry) this.#retryAt = now
     const dispatch: FetchTask[] = []
     for (const task of this.#demand) {
       if (now - task.since > limits.demandTimeout) {
-        this.#fail(task, this.#outOfTime(task))
+        this.#fail(task, this.#failures.outOfTime(id, task, limits.demandTimeout, this.#asks))
         continue
       }
       if (task.storing) continue
@@ -382,45 +386,22 @@ export class ResourceFetch {
     }
     if (this.#queue.size > 0) {
       if (this.#context.demandWaits()) this.#progressAt = now
-      if (now - this.#progressAt > limits.originAfter && this.#asks.size === 0 && this.#context.supernodes(this.resource.id).length === 0) this.#backgroundToOrigin()
-      if (now - this.#progressAt > limits.backgroundTimeout) this.#failBackground(new SkimmerError('UNAVAILABLE', `${this.resource.id}: nothing came for ${limits.backgroundTimeout} ms; ${this.#tried()}`))
+      if (now - this.#progressAt > limits.originAfter && this.#asks.size === 0 && this.#context.origin !== undefined && this.#context.supernodes(id).length === 0) {
+        const blocks = this.#queue.choose(ORIGIN_BYTES, block => table.packedOffsets[block + 1] - table.packedOffsets[block], () => true, () => 0)
+        void this.#toOrigin(blocks.flatMap(block => this.#tasks.get(block) ?? []))
+      }
+      if (now - this.#progressAt > limits.backgroundTimeout) this.#failBackground(new SkimmerError('UNAVAILABLE', `${id}: nothing came for ${limits.backgroundTimeout} ms; ${this.#failures.tried(this.#asks)}`))
       this.#fillNow()
     }
   }
 
-  #backgroundToOrigin(): void {
-    if (this.#context.origin === undefined) return
-    const blocks = this.#queue.choose(16 * 1024 * 1024, block => this.resource.table.packedOffsets[block + 1] - this.resource.table.packedOffsets[block], () => true, () => 0)
-    void this.#toOrigin(blocks.flatMap(block => this.#tasks.get(block) ?? []))
-  }
-
-  /** The way back to the source, when there is one: nobody else can be asked. */
   async #toOrigin(tasks: readonly FetchTask[]): Promise<void> {
-    const { origin, limits } = this.#context
-    if (origin === undefined || tasks.length === 0) return
-    for (const task of tasks) task.atOrigin = true
-    const { id, state } = this.resource
-    try {
-      await origin(id, tasks.map(task => task.block).sort((a, b) => a - b), AbortSignal.timeout(limits.demandTimeout))
-    } catch (error) {
-      this.#reasons.set('registry', (error as Error).message)
-    }
+    if (this.#context.origin === undefined || tasks.length === 0) return
+    await bringFromOrigin(this.#context.origin, this.resource, tasks, this.#context.limits.demandTimeout, this.#failures)
     for (const task of tasks) {
-      task.atOrigin = false
       if (this.#tasks.get(task.block) !== task) continue
-      if (state[task.block] !== 0) this.#done(task)
+      if (this.resource.state[task.block] !== 0) this.#done(task)
       else if (!task.demand && task.asks.length === 0 && !task.storing) this.#requeue(task)
     }
-  }
-
-  #tried(): string {
-    const sources = [...this.#reasons].map(([name, reason]) => `${name}: ${reason}`)
-    for (const ask of this.#asks) if (!this.#reasons.has(ask.peer.id)) sources.push(`${ask.peer.supernode ? 'supernode' : 'peer'} ${ask.peer.id}: no answer`)
-    return sources.length === 0 ? 'no peer, supernode or registry could be asked' : `tried ${sources.slice(0, 8).join('; ')}`
-  }
-
-  #outOfTime(task: FetchTask): SkimmerError {
-    const { demandTimeout } = this.#context.limits
-    return new SkimmerError(task.asks.length > 0 ? 'TIMEOUT' : 'UNAVAILABLE', `${this.resource.id}: block ${task.block} did not come within ${demandTimeout} ms; ${this.#tried()}`)
   }
 }

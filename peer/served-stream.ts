@@ -1,18 +1,18 @@
 // One peer being served: its queue of requests, demand before background, blocks read in runs and sent as they are.
-import { readv } from 'node:fs'
-import { promisify } from 'node:util'
 import type { Stream } from '@libp2p/interface'
 import { SkimmerError, hasCode } from '../oci/errors.ts'
+import { noteTransfer } from './buffer-garbage.ts'
+import { readBlocks, takeBlocks } from './block-run.ts'
+import type { Job, Part } from './block-run.ts'
 import type { ExchangeServer } from './exchange-server.ts'
 import {
   BLOCK_HEADER, FRAME_CANCEL, FRAME_DONE, FRAME_ERROR, FRAME_GRANT, FRAME_INTEREST, FRAME_OBJECT, FRAME_OBJECT_REQUEST, FRAME_PROMOTE, FRAME_REQUEST,
-  FRAME_HEADER, MAX_ASKED_FRAME, OBJECT_PART, PRIORITY_DEMAND, frame, readFrame, readRequest, writeBlockHeader, writeHeader,
+  FRAME_HEADER, MAX_ASKED_FRAME, OBJECT_PART, PRIORITY_DEMAND, frame, readFrame, readRequest, writeHeader,
 } from './exchange-wire.ts'
 import type { BlockRange } from './exchange-wire.ts'
 import { FrameCutter, drained } from './frames.ts'
 import type { Resource } from './resource.ts'
 
-const readVector = promisify(readv)
 /** Bytes read and sent in one piece: large enough for the system calls not to matter, small enough for a demand to get past. */
 const RUN_BYTES = 512 * 1024
 /** A remote with this many unanswered requests or interests is flooding. */
@@ -22,23 +22,6 @@ const MAX_INTERESTS = 8192
 const HAVE_BACKLOG = 4 * 1024 * 1024
 /** How long a stream without work keeps its upload slot, milliseconds. */
 const SLOT_LINGER = 500
-
-interface Job {
-  readonly request: number
-  readonly resource: Resource
-  readonly ranges: readonly BlockRange[]
-  priority: number
-  rangeIndex: number
-  next: number
-  /** Blocks that were not here when their turn came. */
-  readonly absent: Set<number>
-  readonly arrived: number[]
-  onBlock?: (block: number) => void
-  late?: NodeJS.Timeout
-}
-
-/** What one run brings of one request. */
-interface Part { readonly job: Job; blocks: number[]; done: boolean }
 
 export class ServedStream {
   readonly #server: ExchangeServer
@@ -208,6 +191,7 @@ export class ServedStream {
         const wait = this.#server.uploads.take(run.length)
         if (wait > 0) await new Promise(resolve => { setTimeout(resolve, wait) })
         this.#server.sentBytes.inc(run.length)
+        noteTransfer(run.length)
         const room = this.#send(run)
         reading = this.#readRun()
         if (!room) await drained(this.#stream, this.#abort.signal)
@@ -234,7 +218,7 @@ export class ServedStream {
       while (bytes < RUN_BYTES) {
         const job = this.#queues[1][0] ?? this.#queues[0][0]
         if (job === undefined) break
-        const part: Part = { job, blocks: this.#takeBlocks(job, RUN_BYTES - bytes), done: false }
+        const part: Part = { job, blocks: takeBlocks(job, RUN_BYTES - bytes), done: false }
         const { packedOffsets } = job.resource.table
         for (const block of part.blocks) bytes += BLOCK_HEADER + packedOffsets[block + 1] - packedOffsets[block]
         parts.push(part)
@@ -248,28 +232,6 @@ export class ServedStream {
       const run = await this.#read(parts)
       if (run.length > 0) return run
     }
-  }
-
-  /** Blocks of the job that can be sent now, up to about `budget` bytes. Those that are not here move to `absent`. */
-  #takeBlocks(job: Job, budget: number): number[] {
-    const { table, state } = job.resource
-    const blocks: number[] = []
-    let bytes = 0
-    while (bytes < budget) {
-      let block: number
-      if (job.arrived.length > 0) block = job.arrived.shift()!
-      else if (job.rangeIndex < job.ranges.length) {
-        block = job.next++
-        if (job.next >= job.ranges[job.rangeIndex].to && ++job.rangeIndex < job.ranges.length) job.next = job.ranges[job.rangeIndex].from
-        if (state[block] === 0) {
-          job.absent.add(block)
-          continue
-        }
-      } else break
-      blocks.push(block)
-      bytes += table.packedOffsets[block + 1] - table.packedOffsets[block]
-    }
-    return blocks
   }
 
   #await(job: Job): void {
@@ -311,7 +273,7 @@ export class ServedStream {
     for (const part of parts) {
       const start = end
       try {
-        if (this.#jobs.has(part.job.request)) end = await this.#readPart(part, run, start)
+        if (this.#jobs.has(part.job.request)) end = await readBlocks(part.job.resource, part.job.request, part.blocks, run, start)
       } catch (error) {
         this.#fail(part, error as Error)
         end = start
@@ -322,30 +284,6 @@ export class ServedStream {
       end += FRAME_HEADER
     }
     return run.subarray(0, end)
-  }
-
-  /** Neighbours in the pack are read with one call, each into its place behind its frame's header. Returns where the part ends. */
-  async #readPart({ job, blocks }: Part, run: Buffer, start: number): Promise<number> {
-    const { table, state } = job.resource
-    let at = start
-    for (let first = 0; first < blocks.length;) {
-      const views: Buffer[] = []
-      let bytes = 0
-      let last = first
-      do {
-        const length = table.packedOffsets[blocks[last] + 1] - table.packedOffsets[blocks[last]]
-        writeBlockHeader(run, at, job.request, blocks[last], length)
-        views.push(run.subarray(at + BLOCK_HEADER, at + BLOCK_HEADER + length))
-        at += BLOCK_HEADER + length
-        bytes += length
-        last++
-      } while (last < blocks.length && blocks[last] === blocks[last - 1] + 1)
-      const { bytesRead } = await readVector(job.resource.shared().packFd, views, table.packedOffsets[blocks[first]])
-      if (bytesRead !== bytes) throw new SkimmerError('NOT_FOUND', `${job.resource.id}: blocks ${blocks[first]}-${last} are no longer here`)
-      first = last
-    }
-    for (const block of blocks) if (state[block] === 0) throw new SkimmerError('NOT_FOUND', `${job.resource.id}: block ${block} is no longer here`)
-    return at
   }
 
   #fail(part: Part, error: Error): void {

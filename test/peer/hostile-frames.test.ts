@@ -96,6 +96,15 @@ describe('a hostile remote', () => {
   afterAll(() => lab.stop())
 
   const open = async (protocol: string, node: Node): Promise<Stream> => await enemy.dialProtocol(node.peer.addresses.map(address => multiaddr(address)), protocol)
+  const ask = async (bytes: Uint8Array): Promise<string> => {
+    const stream = await open(CONTROL_PROTOCOL, supernode.node)
+    return await new Promise<string>(resolve => {
+      const cutter = new FrameCutter(CONTROL_MAX_FRAME, body => resolve(String(body)))
+      stream.addEventListener('message', event => cutter.push(event.data))
+      stream.addEventListener('close', () => resolve('closed'))
+      stream.send(bytes)
+    })
+  }
   const seedServes = async (): Promise<void> => {
     const node = await lab.node('reader')
     node.peer.grants.book.add(supernode.grant(node.peer.id, [content.id]))
@@ -181,15 +190,6 @@ describe('a hostile remote', () => {
   })
 
   test('that talks nonsense to the control protocol is cut off or told what is wrong', async () => {
-    const ask = async (bytes: Uint8Array): Promise<string> => {
-      const stream = await open(CONTROL_PROTOCOL, supernode.node)
-      return await new Promise<string>(resolve => {
-        const cutter = new FrameCutter(CONTROL_MAX_FRAME, body => resolve(String(body)))
-        stream.addEventListener('message', event => cutter.push(event.data))
-        stream.addEventListener('close', () => resolve('closed'))
-        stream.send(bytes)
-      })
-    }
     expect(await ask(Buffer.from([0xff, 0xff, 0xff, 0xff]))).toBe('closed')
     expect(await ask(jsonFrame({ op: 'constructor' }, 1000))).toContain('INVALID_ARGUMENT')
     expect(await ask(jsonFrame(null, 1000))).toContain('INVALID_ARGUMENT')
