@@ -15,7 +15,15 @@ import { VERSION } from './version.ts'
 const program = new Command('skimmer')
   .description('Starts containers after pulling only their manifest, and shares the rest peer to peer.')
   .version(VERSION)
-  .addHelpText('after', `\n${EXIT_CODE_HELP}\n\nTry it: npm run demo`)
+  .addHelpText('after', `
+A node runs on every machine, beside its containerd; a supernode once in a datacenter. \`skimmer COMMAND --help\` tells all about a command.
+SKIMMER_DEBUG=1 adds stack traces to errors.
+
+${EXIT_CODE_HELP}
+
+Try it: npm run demo`)
+  // Not on a terminal: as wide as the tables are easy to read.
+  .configureOutput({ getOutHelpWidth: () => process.stdout.columns ?? 140, getErrHelpWidth: () => process.stderr.columns ?? 140 })
   .showSuggestionAfterError()
   .exitOverride()
 

@@ -103,7 +103,7 @@ export class ControlServer {
   async #hello(request: ControlRequest<'hello'>, call: ControlCall<'hello'>) {
     const { joinToken } = this.#options
     if (joinToken !== undefined && !sameSecret(request.joinToken ?? '', joinToken)) {
-      throw new SkimmerError('FORBIDDEN', 'this supernode admits only nodes that know its join token: set supernodes.joinToken on the node')
+      throw new SkimmerError('FORBIDDEN', 'this supernode admits only nodes that know its join token: name a file with it by join-token-file on the node')
     }
     this.#components.scheduler.hello({ id: call.remote, addrs: addressesOf(request.addrs, call.remote), labels: request.labels, uploadSlots: request.uploadSlots, version: request.version })
     this.#measureRtt(call.remote)

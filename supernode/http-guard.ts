@@ -18,7 +18,7 @@ export function guardMutations(token: string | undefined) {
       return next()
     }
     if (!isLoopbackAddress(request.socket.remoteAddress) || request.get('x-forwarded-for') !== undefined || request.get('forwarded') !== undefined) {
-      throw new SkimmerError('FORBIDDEN', 'only callers on the supernode\'s own host may change things while no API token is configured (http.token)')
+      throw new SkimmerError('FORBIDDEN', 'only callers on the supernode\'s own host may change things while no API token is configured (http.token-file)')
     }
     const host = hostOf(request.get('host'))
     const origin = request.get('origin')

@@ -7,7 +7,7 @@ import { LabContainerd } from './containerd.ts'
 import type { LabHost } from './network.ts'
 import type { LabProcess } from './process.ts'
 
-const CLI = fileURLToPath(new URL('../../node/cli.ts', import.meta.url))
+const CLI = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? '../../node/cli.ts' : '../../node/cli.js', import.meta.url))
 export const skimmerArgv = (...words: string[]): string[] => [process.execPath, CLI, ...words]
 
 const SUPERNODE_PORT = 4980

@@ -40,12 +40,12 @@ export const isMountUser = (user: string): boolean => user.startsWith('mount:')
 
 export class NodeApi {
   readonly #components: NodeApiComponents
-  readonly #metricsListen: string | undefined
+  readonly #metricsListen: { readonly host: string; readonly port: number } | undefined
   readonly #startedAt = Date.now()
   readonly #servers: Server[] = []
   readonly #targets = new Map<string, string[]>()
 
-  constructor(components: NodeApiComponents, options: { metricsListen?: string } = {}) {
+  constructor(components: NodeApiComponents, options: { metricsListen?: { readonly host: string; readonly port: number } } = {}) {
     this.#components = components
     this.#metricsListen = options.metricsListen
   }
@@ -58,10 +58,8 @@ export class NodeApi {
     if ('path' in where) chmodSync(where.path, 0o600)
     this.#servers.push(server)
     if (this.#metricsListen !== undefined) {
-      const [, host, port] = /^(.*):(\d{1,5})$/.exec(this.#metricsListen) ?? []
-      if (port === undefined) throw new SkimmerError('INVALID_ARGUMENT', `metrics.listen: ${JSON.stringify(this.#metricsListen)} is not HOST:PORT`)
       const metricsOnly = createServer((_, response) => void this.#writeMetrics(response as Response))
-      await listen(metricsOnly, { host: host || '127.0.0.1', port: Number(port) })
+      await listen(metricsOnly, this.#metricsListen)
       this.#servers.push(metricsOnly)
     }
   }

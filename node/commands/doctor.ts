@@ -17,10 +17,17 @@ const say = (line: string): void => void process.stdout.write(`${line}\n`)
 
 export function addDoctor(program: Command): void {
   const { root, run, 'snapshotter.name': name } = NODE_SETTINGS
-  const settings = { root, run, 'snapshotter.name': name }
-  const command = program.command('doctor').summary('say what this machine can do, what is wrong, and how to set containerd up')
-  addSettings(command, settings).action(async (flags: Record<string, unknown>) => {
-    const config = loadSettings(settings, flags)
+  const command = program
+    .command('doctor')
+    .summary('say what this machine can do, what is wrong, and how to set containerd up')
+    .description(
+      "Tries what a node needs (as root also the mounts themselves), asks the node on this machine how it is, and prints what to write into containerd's configuration. " +
+      'Reads the same configuration file as `skimmer node`.',
+    )
+    .addHelpText('after', `
+"ok" works, "without" is missing but another way is taken, "MISSING" must be there: then the exit code is 1.`)
+  addSettings(command, { root, run, 'snapshotter.name': name }).action(async (flags: Record<string, unknown>) => {
+    const config = loadSettings(NODE_SETTINGS, flags)
     const directory = join(config.root, 'images')
     if (process.getuid?.() === 0) mkdirSync(directory, { recursive: true })
     const found = await capabilities(directory, readSupervisorState(stateFileIn(resolve(config.run)))?.negotiated)
@@ -28,18 +35,25 @@ export function addDoctor(program: Command): void {
     const socket = join(config.run, 'api.sock')
     try {
       const status = await callNode<StatusAnswer>(socket, '/v1/status')
-      say(`ok       node: ${status.peerId} runs, images mounted by ${status.mode}, ${status.supernodes.length} supernodes connected`)
+      say(`ok       node: ${status.peerId} runs, images mounted by ${status.mode}, supernodes connected: ${status.supernodes.length}`)
     } catch (error) {
       say(`without  node: ${(error as Error).message}`)
     }
+    const plugin = config['snapshotter.name']
     say(`
 For containerd, in /etc/containerd/config.toml:
 
-  [proxy_plugins.${config['snapshotter.name']}]
+  [proxy_plugins.${plugin}]
     type = "snapshot"
     address = "${join(resolve(config.run), 'snapshotter.sock')}"
+    [proxy_plugins.${plugin}.exports]
+      root = "${resolve(config.root)}"
+      enable_remote_snapshot_annotations = "true"
 
-and, for Kubernetes, in the CRI plugin's [containerd] section: snapshotter = "${config['snapshotter.name']}" and disable_snapshot_annotations = false.`)
+For Kubernetes also snapshotter = "${plugin}" and disable_snapshot_annotations = false in
+  [plugins."io.containerd.grpc.v1.cri".containerd]   containerd 1.6 and 1.7
+  [plugins."io.containerd.cri.v1.images"]            containerd 2
+Whole examples: deploy/containerd/`)
     if (found.some(({ name, works }) => !works && NEEDED.has(name))) process.exitCode = EXIT_CODES.failed
   })
 }

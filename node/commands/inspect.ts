@@ -12,7 +12,10 @@ export function addInspect(program: Command): void {
   program
     .command('inspect')
     .summary("show an image's layers, blocks and files, and what of it is here")
-    .description('Asks the node on this machine; an image that nobody has seen yet is indexed for it.')
+    .description('Asks the node on this machine; an image that nobody has seen yet is indexed for it. Its blocks are not fetched.')
+    .addHelpText('after', `
+A layer is "whole" when all its blocks are on this machine, "proved" when the hash of its unpacked stream is the diffID that the image's config
+names, and QUARANTINED when that hash is another: no new container may use it.`)
     .argument('<IMAGE>', 'an image reference')
     .addOption(socketOption())
     .option('--json', 'print JSON')

@@ -39,7 +39,8 @@ export function addMount(program: Command): void {
   program
     .command('umount')
     .summary('take down what `skimmer mount` mounted')
-    .argument('<DIR>')
+    .description('Unmounts the directory and tells the node, which takes the image down when nothing else uses it. What was fetched stays in the cache.')
+    .argument('<DIR>', 'where it was mounted')
     .addOption(socketOption())
     .action(async (directory: string, flags: { socket: string }) => {
       const target = resolve(directory)

@@ -1,9 +1,9 @@
 // `skimmer preheat`: a supernode pulls, indexes and holds an image ahead of time.
-import type { Command } from 'commander'
-import { readFileSync } from 'node:fs'
+import { type Command, Option } from 'commander'
 import { request } from 'undici'
 import { SkimmerError, type ErrorCode } from '../../oci/errors.ts'
 import type { PreheatJob } from '../../supernode/preheat-job.ts'
+import { secretIn } from '../config/supernode-settings.ts'
 import { interruptible } from '../interrupt.ts'
 import { Progress } from '../progress.ts'
 
@@ -13,14 +13,20 @@ export function addPreheat(program: Command): void {
   program
     .command('preheat')
     .summary('have a supernode pull and index an image ahead of time')
+    .description(
+      'The supernode downloads the image from its registry once, indexes it and holds it, so that the first start of a container finds it as every later one does. ' +
+      'With --nodes every node that is connected then brings the whole image too.',
+    )
     .argument('<IMAGE>', 'an image reference')
-    .requiredOption('-s, --supernode <URL>', "the supernode's HTTP address, http://10.0.0.1:4981 (environment: SKIMMER_SUPERNODE)", process.env.SKIMMER_SUPERNODE)
+    .addOption(new Option('-s, --supernode <URL>', "the supernode's HTTP address, for instance http://10.0.0.1:4981").env('SKIMMER_SUPERNODE').makeOptionMandatory())
     .option('--platform <OS/ARCH>', "default: the supernode's own")
     .option('--nodes', 'also push the image to all nodes')
-    .option('--token-file <FILE>', 'file with the token of the supernode API')
+    .addOption(new Option('--token-file <FILE>', "file with the token of the supernode's API; needed anywhere but on its own host").env('SKIMMER_HTTP_TOKEN_FILE'))
     .option('--detach', 'print the job id and do not wait')
     .action(async (image: string, flags: { supernode: string; platform?: string; nodes?: boolean; tokenFile?: string; detach?: boolean }) => {
-      const headers = { 'content-type': 'application/json', ...(flags.tokenFile ? { authorization: `Bearer ${readFileSync(flags.tokenFile, 'utf8').trim()}` } : {}) }
+      if (!URL.canParse(flags.supernode) || !/^https?:\/\//.test(flags.supernode)) throw new SkimmerError('INVALID_ARGUMENT', `--supernode: ${JSON.stringify(flags.supernode)} is not a URL, for instance http://10.0.0.1:4981`)
+      const token = secretIn(flags.tokenFile, '--token-file')
+      const headers = { 'content-type': 'application/json', ...(token === undefined ? {} : { authorization: `Bearer ${token}` }) }
       const call = async (method: 'GET' | 'POST', path: string, body?: unknown): Promise<PreheatJob> => {
         let answer
         try {

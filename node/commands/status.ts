@@ -9,6 +9,7 @@ export function addStatus(program: Command): void {
   program
     .command('status')
     .summary('show what the node on this machine holds and does')
+    .description('Asks the node on this machine: its supernodes and peers, how full its cache is, and the images it has mounted with how much of each is here.')
     .addOption(socketOption())
     .option('--json', 'print JSON')
     .action(async (flags: { socket: string; json?: boolean }) => {
@@ -26,6 +27,7 @@ export function addStatus(program: Command): void {
   program
     .command('explain')
     .summary('say which snapshots are lazy, which are not, and why; and which reads failed')
+    .description('Asks the node on this machine. One line a snapshot of containerd: whether its layers are served lazily or were unpacked the ordinary way, and why; then the last 100 reads that failed, with what was tried.')
     .addOption(socketOption())
     .option('--json', 'print JSON')
     .action(async (flags: { socket: string; json?: boolean }) => {

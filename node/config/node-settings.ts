@@ -1,5 +1,5 @@
 // Every setting of the node daemon.
-import { choice, count, duration, list, optional, path, size, text, toggle, type Values } from './settings.ts'
+import { choice, count, endpoint, list, optional, path, size, text, toggle, type Values, wait } from './settings.ts'
 import { REGISTRY_SETTINGS } from './registries.ts'
 
 export const NODE_SETTINGS = {
@@ -12,16 +12,16 @@ export const NODE_SETTINGS = {
   'join-token-file': optional('FILE', 'file with the token a supernode asks of its nodes'),
   'cache.size': size('20GiB', 'disk space for blocks and unpacked layers'),
   'fuse.mode': choice(['auto', 'file', 'loop', 'fuse', 'fuse-native'], 'auto', 'how images are mounted: EROFS over files, over a loop device, or as a FUSE filesystem (our driver, or the fuse-native package)'),
-  'fuse.threads': count('2', 'threads that answer reads'),
-  'demand.timeout': duration('30s', 'longest wait of a read for a remote block; then it fails and says why'),
+  'fuse.threads': count('2', 'threads that answer reads', { least: 1, most: 64 }),
+  'demand.timeout': wait('30s', 'longest wait of a read for a remote block; then it fails and says why'),
   'prefetch.enabled': toggle('true', 'bring the rest of an image once its container has started'),
-  'prefetch.delay': duration('1.5s', 'earliest start of that, after the container started'),
-  'prefetch.quiet': duration('700ms', 'and only after this long without a read that had to wait'),
+  'prefetch.delay': wait('1.5s', 'earliest start of that, after the container started'),
+  'prefetch.quiet': wait('700ms', 'and only after this long without a read that had to wait'),
   'prefetch.rate': size('0', 'bytes per second of background fetching; 0: no limit'),
   'upload.rate': size('0', 'bytes per second given to peers; 0: no limit'),
   'upload.slots': count('16', 'peers served at the same time'),
-  'trace.window': duration('10s', 'how long after a start reads are recorded for the next one'),
-  'metrics.listen': optional('HOST:PORT', 'serve Prometheus metrics there as well as on the API socket'),
+  'trace.window': wait('10s', 'how long after a start reads are recorded for the next one'),
+  'metrics.listen': endpoint('', 'serve Prometheus metrics there as well as on the API socket'),
   'log.level': choice(['trace', 'debug', 'info', 'warn', 'error', 'silent'], 'info', 'least important lines to log'),
   'snapshotter.name': text('skimmer', 'name used in messages and in the containerd configuration that `skimmer doctor` prints'),
   ...REGISTRY_SETTINGS,
@@ -31,6 +31,6 @@ export type NodeConfig = Values<typeof NODE_SETTINGS>
 export function labelsOf(config: Pick<NodeConfig, 'labels'>): Record<string, string> {
   return Object.fromEntries(config.labels.map((label) => {
     const at = label.indexOf('=')
-    return at < 0 ? [label, ''] : [label.slice(0, at), label.slice(at + 1)]
+    return [label.slice(0, at), label.slice(at + 1)]
   }))
 }

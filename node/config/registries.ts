@@ -22,11 +22,6 @@ export function registryClient(values: Values<typeof REGISTRY_SETTINGS>, compone
 export function hostsConfig(values: Values<typeof REGISTRY_SETTINGS>): HostsConfig {
   const hosts: Record<string, { plainHttp?: boolean; ca?: string; insecureSkipVerify?: boolean; mirrors?: string[] }> = {}
   const of = (host: string): (typeof hosts)[string] => (hosts[host] ??= {})
-  const pair = (key: string, written: string): [string, string] => {
-    const at = written.indexOf('=')
-    if (at <= 0) throw new SkimmerError('INVALID_ARGUMENT', `${key}: ${JSON.stringify(written)} is not HOST=VALUE`)
-    return [written.slice(0, at), written.slice(at + 1)]
-  }
   for (const host of values['registry.plain-http']) of(host).plainHttp = true
   for (const host of values['registry.insecure']) of(host).insecureSkipVerify = true
   for (const written of values['registry.ca']) {
@@ -39,4 +34,10 @@ export function hostsConfig(values: Values<typeof REGISTRY_SETTINGS>): HostsConf
     entry.mirrors = [...(entry.mirrors ?? []), url]
   }
   return hosts
+}
+
+function pair(key: string, written: string): [string, string] {
+  const at = written.indexOf('=')
+  if (at <= 0) throw new SkimmerError('INVALID_ARGUMENT', `${key}: ${JSON.stringify(written)} is not HOST=VALUE`)
+  return [written.slice(0, at), written.slice(at + 1)]
 }

@@ -3,13 +3,13 @@ import { readFileSync } from 'node:fs'
 import { SkimmerError } from '../../oci/errors.ts'
 import type { SupernodeConfigInput } from '../../supernode/supernode-config.ts'
 import { hostsConfig, REGISTRY_SETTINGS } from './registries.ts'
-import { choice, count, duration, list, optional, path, size, text, type Values } from './settings.ts'
+import { choice, count, duration, endpoint, list, optional, path, size, type Values } from './settings.ts'
 
 export const SUPERNODE_SETTINGS = {
   root: path('/var/lib/skimmer-supernode', 'everything that survives: cached layers, indexes, images, identity'),
   listen: list('ADDRESS', ['/ip4/0.0.0.0/tcp/4980'], 'where nodes reach it'),
   announce: list('ADDRESS', [], 'addresses to tell nodes instead of those listened on'),
-  'http.listen': text('0.0.0.0:4981', 'HOST:PORT of API, metrics and console'),
+  'http.listen': endpoint('0.0.0.0:4981', 'where API, metrics and console are served'),
   'http.token-file': optional('FILE', 'file with the token that calls which change things must bear; without one only this host may make them'),
   'join-token-file': optional('FILE', 'file with the token that nodes must show; without one every node is admitted'),
   'cache.size': size('100GiB', 'disk space for layers'),
@@ -22,13 +22,11 @@ export const SUPERNODE_SETTINGS = {
 }
 
 export function supernodeConfig(values: Values<typeof SUPERNODE_SETTINGS>): SupernodeConfigInput {
-  const [, host, port] = /^(.*):(\d{1,5})$/.exec(values['http.listen']) ?? []
-  if (port === undefined) throw new SkimmerError('INVALID_ARGUMENT', `http.listen: ${JSON.stringify(values['http.listen'])} is not HOST:PORT`)
   return {
     dataDir: values.root,
     listen: [...values.listen],
     announce: [...values.announce],
-    http: { host: host.replace(/^\[(.*)\]$/, '$1') || '0.0.0.0', port: Number(port), token: secretIn(values['http.token-file'], 'http.token-file') },
+    http: { ...values['http.listen'], token: secretIn(values['http.token-file'], 'http.token-file') },
     cacheBytes: values['cache.size'],
     cacheTtlMs: values['cache.ttl'],
     tagTtlMs: values['tag.ttl'],
@@ -38,12 +36,17 @@ export function supernodeConfig(values: Values<typeof SUPERNODE_SETTINGS>): Supe
   }
 }
 
+const SHORTEST_SECRET = 8
+
 /** A secret from a file, so that it stands neither in `ps` nor in the configuration. */
 export function secretIn(file: string | undefined, key: string): string | undefined {
   if (file === undefined) return undefined
+  let secret: string
   try {
-    return readFileSync(file, 'utf8').trim()
+    secret = readFileSync(file, 'utf8').trim()
   } catch (cause) {
     throw new SkimmerError('INVALID_ARGUMENT', `${key}: ${file} cannot be read: ${(cause as NodeJS.ErrnoException).code}`, { cause })
   }
+  if (secret.length < SHORTEST_SECRET) throw new SkimmerError('INVALID_ARGUMENT', `${key}: ${file} holds ${secret.length} characters; a secret has at least ${SHORTEST_SECRET}`)
+  return secret
 }

@@ -6,7 +6,7 @@ const TIMES: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000,
 
 function measured(text: string, units: Record<string, number>, kind: string, example: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([A-Za-z]+)$/.exec(text.trim())
-  const unit = match ? units[match[2]] : undefined
+  const unit = match && Object.hasOwn(units, match[2]) ? units[match[2]] : undefined
   if (!match || unit === undefined) {
     throw new SkimmerError('INVALID_ARGUMENT', `${JSON.stringify(text)} is not a ${kind}: write a number with one of ${Object.keys(units).join(', ')}, for instance ${example}`)
   }

@@ -1,13 +1,10 @@
 // The part of the demo that needs neither root nor /dev/fuse: a layer set is indexed once, shared between three nodes, verified, and read.
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createServer, type Server } from 'node:http'
-import { gzipSync } from 'node:zlib'
 import { pino } from 'pino'
 import { Registry } from 'prom-client'
-import { pack } from 'tar-stream'
 import { composeImage } from '../../image/composer.ts'
 import type { ImageTree, TreeInode } from '../../image/tree.ts'
 import { SkimmerError } from '../../oci/errors.ts'
@@ -17,6 +14,7 @@ import { NODE_SETTINGS, type NodeConfig } from '../config/node-settings.ts'
 import { loadSettings } from '../config/settings.ts'
 import { formatDuration, formatSize } from '../config/units.ts'
 import { NodeCore } from '../core.ts'
+import { serveSmallImage } from './small-image.ts'
 
 export interface RootlessOptions {
   /** An image reference; without it a small image is made and served from a registry of the demo's own on loopback. */
@@ -33,9 +31,16 @@ export interface RootlessResult {
   readonly lines: readonly string[]
 }
 
-const NODES = ['node1', 'node2', 'node3']
-/** Files whose content is compared with what the registry holds. */
+const FIRST = 'node1'
+/** They want the image at the same moment, when the first one holds it. */
+const TOGETHER = ['node2', 'node3']
+/** Files of an image of the user's own that are read. */
 const SAMPLE = 50
+
+interface DemoNode {
+  readonly name: string
+  readonly core: NodeCore
+}
 
 export async function runRootlessDemo(options: RootlessOptions, say: Say): Promise<RootlessResult> {
   const directory = mkdtempSync(join(tmpdir(), 'skimmer-rootless-'))
@@ -45,111 +50,74 @@ export async function runRootlessDemo(options: RootlessOptions, say: Say): Promi
     const made = options.image === undefined ? await serveSmallImage() : undefined
     if (made) stops.push(made.stop)
     const reference = options.image ?? made!.reference
-    say(`supernode: starting, and indexing ${reference}`)
+    say(`supernode and ${1 + TOGETHER.length} nodes: starting; ${reference} is indexed while it streams in`)
     const hosts = made ? { [made.registry]: { plainHttp: true } } : {}
     const supernode = await Supernode.start({ dataDir: join(directory, 'supernode'), listen: ['/ip4/127.0.0.1/tcp/0'], http: { host: '127.0.0.1', port: 0 }, registry: { hosts } }, { logger })
     stops.push(() => supernode.stop())
-    const results: RootlessResult['nodes'][number][] = []
-    let filesRead = 0
-    for (const name of NODES) {
+    const nodes: DemoNode[] = []
+    for (const name of [FIRST, ...TOGETHER]) {
       options.signal.throwIfAborted()
       const config: NodeConfig = loadSettings(NODE_SETTINGS, { root: join(directory, name), supernodes: supernode.addrs, listen: ['/ip4/127.0.0.1/tcp/0'], registryPlainHttp: made ? [made.registry] : [] }, {})
       const core = await NodeCore.start(config, { logger, metrics: new Registry() })
       stops.push(() => core.stop())
-      const started = performance.now()
-      const image = await core.sources[0].resolve({ reference }, options.signal)
-      const layers = await Promise.all(image.layers.map(async (_, position) => core.library.adopt(await image.index(position, options.signal))))
-      const hold = core.peer.prefetcher.hold(layers.map(({ resource }) => resource), { image: reference, now: true })
-      await new Promise<void>((resolve, reject) => {
-        hold.once('proved', resolve)
-        hold.once('failed', reject)
-        options.signal.addEventListener('abort', () => reject(options.signal.reason), { once: true })
-      })
-      const milliseconds = performance.now() - started
-      const bytes = core.peer.fetcher.imageStats(layers.map(({ resource }) => resource.id))
-      results.push({ name, milliseconds, bytes, proved: layers.every(({ resource }) => resource.proved) })
-      say(`${name}: the whole image after ${formatDuration(milliseconds)}, every layer proved; ${formatSize(bytes.peer)} from peers, ${formatSize(bytes.supernode)} from the supernode`)
-      if (name === NODES.at(-1)) {
-        const tree = composeImage(await Promise.all(layers.map(({ record }) => core.library.index(record.diffId))))
-        filesRead = await readFiles(tree, (layer, offset, length) => layers[layer].resource.readRaw(offset, length), made?.files)
-        say(`${name}: ${filesRead} files read out of the merged tree of ${tree.inodes.length} inodes`)
-      }
+      nodes.push({ name, core })
     }
-    const ok = results.every((node) => node.proved) && filesRead > 0
-    return { ok, image: reference, nodes: results, filesRead, lines: [`${reference}: indexed once, held whole by ${results.length} nodes, every layer proved against its diffID, ${filesRead} files read out`] }
+    const results = [await holdWhole(nodes[0], reference, options.signal, say), ...(await Promise.all(nodes.slice(1).map((node) => holdWhole(node, reference, options.signal, say))))]
+    const last = nodes.at(-1)!
+    const image = await last.core.sources[0].resolve({ reference }, options.signal)
+    const layers = image.layers.map(({ diffId }) => last.core.library.get(diffId)!)
+    const tree = composeImage(await Promise.all(layers.map(({ record }) => last.core.library.index(record.diffId))))
+    const read = await readFiles(tree, (layer, offset, length) => layers[layer].resource.readRaw(offset, length), made === undefined ? SAMPLE : Infinity)
+    if (made) compare(read, made.files)
+    say(`${last.name}: ${read.size} files read out of the merged tree of ${tree.inodes.length} inodes${made ? ', each as it was put in' : ''}`)
+    const ok = results.every((node) => node.proved) && read.size > 0
+    return { ok, image: reference, nodes: results, filesRead: read.size, lines: [`${reference}: indexed once, held whole by ${results.length} nodes, every layer proved against its diffID, ${read.size} files read out`] }
   } finally {
     for (const stop of stops.toReversed()) await stop()
     rmSync(directory, { recursive: true, force: true })
   }
 }
 
-/** Reads a sample of files from their layers' streams; where the content is known, it must be the same. */
-async function readFiles(tree: ImageTree, read: (layer: number, offset: number, length: number) => Promise<Buffer>, known: ReadonlyMap<string, string> | undefined): Promise<number> {
-  let count = 0
+/** Brings the whole image to a node, as a preheat of nodes does, and waits until every layer is proved. */
+async function holdWhole({ name, core }: DemoNode, reference: string, signal: AbortSignal, say: Say): Promise<RootlessResult['nodes'][number]> {
+  const started = performance.now()
+  const image = await core.sources[0].resolve({ reference }, signal)
+  const resources = (await Promise.all(image.layers.map(async (_, position) => core.library.adopt(await image.index(position, signal))))).map(({ resource }) => resource)
+  const hold = core.peer.prefetcher.hold(resources, { image: reference, now: true })
+  await new Promise<void>((resolve, reject) => {
+    hold.once('proved', resolve)
+    hold.once('failed', reject)
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true })
+  })
+  const milliseconds = performance.now() - started
+  const bytes = core.peer.fetcher.imageStats(resources.map(({ id }) => id))
+  say(`${name}: the whole image after ${formatDuration(milliseconds)}, every layer proved; ${formatSize(bytes.peer)} from peers, ${formatSize(bytes.supernode)} from the supernode`)
+  return { name, milliseconds, bytes, proved: resources.every(({ proved }) => proved) }
+}
+
+const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
+
+/** Hashes of the files in the merged tree, by path; read from their layers' streams. */
+async function readFiles(tree: ImageTree, read: (layer: number, offset: number, length: number) => Promise<Buffer>, most: number): Promise<Map<string, string>> {
+  const found = new Map<string, string>()
   const walk = async (inode: TreeInode, path: string): Promise<void> => {
     for (const [name, position] of inode.entries ?? []) {
       const child = tree.inodes[position]
       const childPath = path === '' ? name : `${path}/${name}`
       if (child.type === 'dir') await walk(child, childPath)
-      else if (child.type === 'file' && child.extents.length === 1 && (known !== undefined || count < SAMPLE)) {
+      else if (child.type === 'file' && child.extents.length === 1 && found.size < most) {
         const [extent] = child.extents
-        const content = await read(child.layer, extent.streamOffset, extent.length)
-        const expected = known?.get(childPath)
-        if (expected !== undefined && createHash('sha256').update(content).digest('hex') !== expected) throw new SkimmerError('DIGEST_MISMATCH', `${childPath} is not what was put into the image`)
-        count++
+        found.set(childPath, sha256(await read(child.layer, extent.streamOffset, extent.length)))
       }
     }
   }
   await walk(tree.inodes[0], '')
-  return count
+  return found
 }
 
-/** A two-layer image and the smallest registry that can be pulled from, on loopback: nothing needs to be installed. */
-async function serveSmallImage(): Promise<{ reference: string; registry: string; files: Map<string, string>; stop: () => Promise<void> }> {
-  const files = new Map<string, string>()
-  const blobs = new Map<string, { type: string; bytes: Buffer }>()
-  const put = (type: string, bytes: Buffer): { mediaType: string; digest: string; size: number } => {
-    const digest = `sha256:${createHash('sha256').update(bytes).digest('hex')}`
-    blobs.set(digest, { type, bytes })
-    return { mediaType: type, digest, size: bytes.length }
+function compare(read: ReadonlyMap<string, string>, expected: ReadonlyMap<string, string>): void {
+  for (const [path, hash] of expected) {
+    if (read.get(path) !== hash) throw new SkimmerError('DIGEST_MISMATCH', `${path} is ${read.has(path) ? 'not what was put into the image' : 'missing from the merged tree'}`)
   }
-  const layers = []
-  const diffIds = []
-  for (const layer of [0, 1]) {
-    const tar = pack()
-    for (let number = 0; number < 60; number++) {
-      const name = `srv/layer${layer}/file${number}`
-      const content = randomBytes(1000 + number * 7919)
-      files.set(name, createHash('sha256').update(content).digest('hex'))
-      tar.entry({ name }, content)
-    }
-    tar.finalize()
-    const chunks: Buffer[] = []
-    for await (const chunk of tar) chunks.push(chunk as Buffer)
-    const raw = Buffer.concat(chunks)
-    diffIds.push(`sha256:${createHash('sha256').update(raw).digest('hex')}`)
-    layers.push(put('application/vnd.oci.image.layer.v1.tar+gzip', gzipSync(raw)))
-  }
-  const platform = { architecture: process.arch === 'x64' ? 'amd64' : process.arch, os: 'linux' }
-  const config = put('application/vnd.oci.image.config.v1+json', Buffer.from(JSON.stringify({ ...platform, rootfs: { type: 'layers', diff_ids: diffIds }, config: {} })))
-  const manifest = put('application/vnd.oci.image.manifest.v1+json', Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: 'application/vnd.oci.image.manifest.v1+json', config, layers })))
-  const server: Server = createServer((request, response) => {
-    const digest = /(sha256:[0-9a-f]{64})$/.exec(request.url ?? '')?.[1] ?? (request.url?.endsWith('/manifests/latest') ? manifest.digest : '')
-    const found = blobs.get(digest)
-    if (request.url === '/v2/') return void response.end('{}')
-    if (found === undefined) return void response.writeHead(404).end()
-    response.writeHead(200, { 'content-type': found.type, 'content-length': found.bytes.length, 'docker-content-digest': digest })
-    response.end(request.method === 'HEAD' ? undefined : found.bytes)
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const registry = `127.0.0.1:${(server.address() as { port: number }).port}`
-  return {
-    reference: `${registry}/demo/small:latest`,
-    registry,
-    files,
-    stop: async () => {
-      server.closeAllConnections()
-      await new Promise((resolve) => server.close(resolve))
-    },
-  }
+  for (const path of read.keys()) if (!expected.has(path)) throw new SkimmerError('INVALID_DATA', `${path} is in the merged tree, but was never put into the image or was deleted from it`)
 }
