@@ -73,19 +73,26 @@ export class NodeImages implements LazyImages {
   }
 
   async #begin(claim: LayerClaim): Promise<Pull> {
+    const begun = performance.now()
     const image = await this.#ask(claim)
+    const resolvedMs = performance.now() - begun
     const layers = image.layers.map(async (_, position) => this.#library.adopt(await image.index(position)))
-    const whole = this.#prepare(image, layers)
+    const whole = this.#prepare(image, layers, { begun, resolvedMs })
     whole.catch((error: unknown) => this.#logger.warn({ reference: image.reference, err: error }, 'the image cannot be served lazily'))
     return { image, layers, whole }
   }
 
   /** All layers are here as indexes: bring what the start will read, and compose the image. */
-  async #prepare(image: SourceImage, layers: readonly Promise<KnownLayer>[]): Promise<void> {
+  async #prepare(image: SourceImage, layers: readonly Promise<KnownLayer>[], clock: { begun: number; resolvedMs: number }): Promise<void> {
     await Promise.all(layers)
+    const indexedMs = performance.now() - clock.begun
     const diffIds = image.layers.map((layer) => layer.diffId)
     this.#starts.expect(imageIdOf(diffIds), diffIds, image.trace)
     await this.#disks.compose(diffIds)
+    this.#logger.info(
+      { reference: image.reference, image: imageIdOf(diffIds), layers: diffIds.length, traceBlocks: image.trace?.blocks.length ?? 0, resolvedMs: Math.round(clock.resolvedMs), indexedMs: Math.round(indexedMs), readyMs: Math.round(performance.now() - clock.begun) },
+      'an image is ready to start lazily',
+    )
   }
 
   /** Supernodes first, then ourselves; a source that is away hands on to the next, an answer about the image itself does not. */
@@ -125,6 +132,11 @@ export class NodeImages implements LazyImages {
   async forget(diffId: string): Promise<void> {
     const known = this.#library.get(diffId)
     if (known !== undefined) this.#starts.removed(known.resource.id)
+    // A pull that is remembered would hand out the layer as it was.
+    for (const [key, pull] of this.#pulls.entries()) {
+      const { image } = await pull.catch(() => ({ image: undefined }))
+      if (image?.layers.some((layer) => layer.diffId === diffId)) this.#pulls.delete(key)
+    }
     this.#disks.forgetLayer(diffId)
     await this.#library.forget(diffId)
   }

@@ -14,6 +14,8 @@ export interface StartWatchOptions {
   readonly prefetch: boolean
 }
 
+/** Without a new block for this long a start is over. */
+const IDLE_MS = 2_000
 const hexOf = (diffId: string): string => diffId.slice('sha256:'.length)
 
 export class StartWatch {
@@ -26,7 +28,7 @@ export class StartWatch {
   readonly #sendTrace: (image: string, trace: Trace) => Promise<void>
   readonly #traces = new Map<string, Trace>()
   readonly #holds = new Map<string, Hold>()
-  readonly #recorders = new Map<string, { recorder: TraceRecorder; resources: ReadonlySet<string> }>()
+  readonly #recorders = new Map<string, { recorder: TraceRecorder; resources: ReadonlySet<string>; idle: NodeJS.Timeout }>()
 
   constructor(
     components: { library: LayerLibrary; fetcher: Fetcher; prefetcher: Prefetcher; channel: FuseChannel; logger: Logger; sendTrace: (image: string, trace: Trace) => Promise<void> },
@@ -84,8 +86,10 @@ export class StartWatch {
 
   /** The FUSE channel saw first touches of blocks. */
   touched(resourceId: string, blocks: readonly number[]): void {
-    for (const { recorder, resources } of this.#recorders.values()) {
-      if (resources.has(resourceId)) for (const block of blocks) recorder.read(resourceId, block)
+    for (const { recorder, resources, idle } of this.#recorders.values()) {
+      if (!resources.has(resourceId)) continue
+      for (const block of blocks) recorder.read(resourceId, block)
+      idle.refresh()
     }
   }
 
@@ -101,13 +105,16 @@ export class StartWatch {
       }
     }
     const recorder = new TraceRecorder({ seconds: this.#options.traceWindowMs / 1000 }, (trace) => {
-      this.#sendTrace(imageId, trace).catch((error: unknown) => this.#logger.info({ image: imageId, reason: (error as Error).message }, 'the trace of a start could not be sent'))
-    })
-    setTimeout(() => {
       this.#recorders.delete(imageId)
       unwatch()
-    }, this.#options.traceWindowMs + 1_000).unref()
-    this.#recorders.set(imageId, { recorder, resources: new Set(this.#resources(diffIds).map((resource) => resource.id)) })
+      this.#sendTrace(imageId, trace).catch((error: unknown) => this.#logger.info({ image: imageId, reason: (error as Error).message }, 'the trace of a start could not be sent'))
+    })
+    // A start that reads nothing new any more is over: the next node may be starting already and wants the trace.
+    const idle = setTimeout(() => {
+      recorder.finish()
+      this.#recorders.delete(imageId) // one that read nothing tells nobody that it is over
+    }, IDLE_MS).unref()
+    this.#recorders.set(imageId, { recorder, resources: new Set(this.#resources(diffIds).map((resource) => resource.id)), idle })
     for (const diffId of diffIds) this.#channel.watchTouches(hexOf(diffId), true)
   }
 
