@@ -12,7 +12,7 @@ import { Snapshotter } from '../snapshotter/service.ts'
 import { NodeApi, isMountUser } from './api/server.ts'
 import { NodeCore } from './core.ts'
 import type { NodeConfig } from './config/node-settings.ts'
-import { ComposerThread } from './lazy/composer-thread.ts'
+import { ComposerThread } from '../image/composer-thread.ts'
 import { ImageDisks } from './lazy/image-disks.ts'
 import { HeldImages } from './lazy/held-images.ts'
 import { NodeImages } from './lazy/node-images.ts'
@@ -71,7 +71,7 @@ export class NodeDaemon {
     await channel.start()
     const { negotiated, mountPoint } = inherited.fuse
     const mounts = await ImageMounts.open({ logger }, { directory: join(run, 'images'), fuseMountPoint: mountPoint, connection: negotiated.connection, mode: config['fuse.mode'] })
-    const disks = new ImageDisks({ library: core.library, channel, mounts, composer, logger }, { directory: join(config.root, 'images') })
+    const disks = new ImageDisks({ library: core.library, channel, mounts, composer, fetchObject: (digest, signal) => core.peer.fetcher.object(digest, { signal }), logger }, { directory: join(config.root, 'images') })
     await disks.restore()
     channel.restored()
     inherited.link.serving()
@@ -80,6 +80,7 @@ export class NodeDaemon {
       {
         library: core.library, fetcher: core.peer.fetcher, prefetcher: core.peer.prefetcher, channel, logger,
         sendTrace: async (image, trace) => void (await core.peer.supernodes.call('trace.put', { image, trace }, { key: image })),
+        onWhole: (image) => disks.prove(image).then(() => {}, (error: unknown) => logger.warn({ image, err: error }, 'an image composed by a supernode could not be proved')),
       },
       { traceWindowMs: config['trace.window'], prefetch: config['prefetch.enabled'] },
     )

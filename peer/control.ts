@@ -30,6 +30,13 @@ export const traceSchema = z.object({
 }).refine(trace => trace.blocks.every(([resource]) => resource < trace.resources.length), 'a block names a resource that the trace does not list')
 export type Trace = z.infer<typeof traceSchema>
 
+/** An image composed by the supernode: an object with its EROFS metadata (zstd), its length unpacked, and where its layers lie on the flat disk. */
+export const composedImageSchema = z.object({
+  object: digest, length: z.number().int().min(4096).max(2 ** 31),
+  layers: z.array(z.object({ diffId: digest, rawLength: count, uniaddr: count })).min(1).max(512),
+})
+export type ComposedImage = z.infer<typeof composedImageSchema>
+
 const layer = z.object({
   digest, size: count, mediaType: z.string().max(300), diffId: digest,
   /** Digest of the layer index object, when the layer is indexed already. */
@@ -63,7 +70,7 @@ export const CONTROL_OPERATIONS = {
   /** The layers of an image, bottom first; starts indexing those that are not indexed. */
   'image.resolve': {
     request: z.object({ reference, platform: platform.optional(), manifestDigest: digest.optional(), credentials: credentials.optional() }),
-    answer: z.object({ manifestDigest: digest, layers: z.array(layer).max(512), grant, trace: traceSchema.optional() }),
+    answer: z.object({ manifestDigest: digest, layers: z.array(layer).max(512), grant, trace: traceSchema.optional(), composed: composedImageSchema.optional() }),
     progress: empty,
   },
   /** Waits until one layer is indexed. UNSUPPORTED or INVALID_DATA when it cannot be. */

@@ -19,6 +19,7 @@ import { layerResource } from './layer-origin.ts'
 import type { IndexedLayer, LayerOrigin } from './layer-origin.ts'
 import type { QuarantineBook } from './quarantine-book.ts'
 import type { Scheduler } from './scheduler.ts'
+import type { ComposedImages } from './composed-images.ts'
 import type { TraceBook } from './trace-book.ts'
 
 export interface ControlServerOptions {
@@ -36,6 +37,7 @@ export interface ControlServerComponents {
   store: BlockStore
   granter: Granter
   traces: TraceBook
+  composed: ComposedImages
   quarantine: QuarantineBook
   /** Round-trip to a peer that has just said hello, milliseconds. */
   measureRtt?: (peer: string) => Promise<number>
@@ -120,15 +122,18 @@ export class ControlServer {
 
   async #resolveImage(request: ControlRequest<'image.resolve'>, call: ControlCall<'image.resolve'>) {
     this.#admitted(call.remote)
-    const { catalog, granter, traces } = this.#components
+    const { catalog, granter, traces, composed: composedImages } = this.#components
     const resolved = await catalog.resolve({ ...request, peer: call.remote })
     const { image } = resolved
     await catalog.access.seenByPeer(image, call.remote)
     const known = await this.startIndexing(resolved)
     const layers: ImageLayer[] = image.layers.map(layer => ({ ...layer, index: known.get(layer.digest)?.index }))
+    const indexes = layers.flatMap(({ index }) => index ?? [])
+    const composed = indexes.length === layers.length ? await composedImages.find(image.chainId) : undefined
+    if (composed === undefined && indexes.length === layers.length) composedImages.ensureSoon(image.chainId, indexes)
     return {
-      manifestDigest: image.manifestDigest, layers,
-      grant: await granter.grant(call.remote, [...known.values()].map(({ index }) => layerResource(index))),
+      manifestDigest: image.manifestDigest, layers, composed,
+      grant: await granter.grant(call.remote, [...indexes, ...(composed === undefined ? [] : [composed.object])].map(layerResource)),
       trace: await traces.get(imageIdOf(image)),
     }
   }
@@ -189,6 +194,13 @@ export class ControlServer {
     return this.#components.scheduler.parents(remote, resource, count, exclude).map(({ peerId, addrs, whole, slots }) => ({ peerId, addrs: [...addrs], whole, slots }))
   }
 
+  async #composeAhead(imageId: string): Promise<void> {
+    const { catalog, origin, composed } = this.#components
+    const chain = await catalog.chain(`sha256:${imageId}`)
+    const records = await Promise.all((chain ?? []).map(layer => origin.known(layer).catch(() => undefined)))
+    if (records.length > 0 && records.every(record => record !== undefined)) composed.ensureSoon(`sha256:${imageId}`, records.map(record => record!.index))
+  }
+
   async #putTrace({ image, trace }: ControlRequest<'trace.put'>, call: ControlCall<'trace.put'>) {
     this.#admitted(call.remote)
     // Only of what the node was let to read: a trace makes others fetch.
@@ -196,6 +208,8 @@ export class ControlServer {
       if (!(await this.#components.granter.mayRead(call.remote, resource))) throw new SkimmerError('FORBIDDEN', `a trace names ${resource}, which this node was not granted`)
     }
     await this.#components.traces.put(image, trace)
+    // A start is over, and nobody waits for this machine just now: the next node should find the image composed.
+    await this.#composeAhead(image)
     return {}
   }
 

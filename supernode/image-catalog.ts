@@ -117,6 +117,16 @@ export class ImageCatalog {
     throw new SkimmerError('NOT_FOUND', `${chainId}: no image with this chainID is known here to this node; resolve the image by its reference first`)
   }
 
+  /** The layers of a chainID that was seen here, whoever may read them. */
+  async chain(chainId: string): Promise<readonly ImageLayerRecord[] | undefined> {
+    const chain = await this.#chains.get(chainId)
+    for (const key of chain?.images ?? []) {
+      const image = await this.#images.get(key)
+      if (image !== undefined) return image.layers.slice(0, chain!.length)
+    }
+    return undefined
+  }
+
   /** The image of a manifest in a repository, if it was resolved here before. */
   async image(reference: Reference, manifestDigest: string): Promise<ImageRecord | undefined> {
     return await this.#images.get(imageKey(reference, manifestDigest))

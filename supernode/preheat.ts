@@ -9,6 +9,7 @@ import { parseReference } from '../oci/reference.ts'
 import type { BlockStore } from '../peer/block-store.ts'
 import type { ControlEvent } from '../peer/control.ts'
 import { DEFAULT_MAX_JOBS, DEFAULT_PARALLEL_JOBS, DEFAULT_PUSH_MS } from './defaults.ts'
+import type { ComposedImages } from './composed-images.ts'
 import type { ImageCatalog, ResolvedImage } from './image-catalog.ts'
 import { layerResource } from './layer-origin.ts'
 import type { LayerOrigin } from './layer-origin.ts'
@@ -21,6 +22,7 @@ import { WorkSlots } from './work-slots.ts'
 export interface PreheatComponents {
   catalog: ImageCatalog
   origin: LayerOrigin
+  composed: ComposedImages
   scheduler: Scheduler
   store: BlockStore
   state: SharedState
@@ -173,6 +175,11 @@ export class Preheat {
       return layerResource(index)
     }))
     job.resources = resources
+    const indexOf = new Map(layers.toSorted((a, b) => b.size - a.size).map((layer, at) => [layer.digest, resources[at].slice('layer:'.length)]))
+    // Not vital: without it every node composes for itself.
+    await this.#components.composed.ensure(image.chainId, image.layers.map(({ digest }) => indexOf.get(digest)!)).catch((error: unknown) => {
+      this.#components.logger.info({ job: job.id, url: job.url, reason: (error as Error).message }, 'the image could not be composed ahead')
+    })
     if (!this.#jobs.has(job.id)) for (const resource of resources) store.get(resource)?.unpin(`preheat:${job.id}`)
     signal.throwIfAborted()
     if (job.scope !== 'supernode') await this.#push(job, resolved, resources, signal)

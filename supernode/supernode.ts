@@ -10,6 +10,7 @@ import { peerIdFromString } from '@libp2p/peer-id'
 import type { Ping } from '@libp2p/ping'
 import type { Logger } from 'pino'
 import { Registry as Metrics } from 'prom-client'
+import { ComposerThread } from '../image/composer-thread.ts'
 import { IndexerPool } from '../image/indexer-pool.ts'
 import { loadDockerConfig } from '../oci/docker-config.ts'
 import { SkimmerError } from '../oci/errors.ts'
@@ -20,6 +21,7 @@ import { GrantSigner, GrantVerifier } from '../peer/grants.ts'
 import { createHost, loadIdentity } from '../peer/host.ts'
 import { serveControl } from '../peer/serve-control.ts'
 import { CacheKeeper } from './cache-keeper.ts'
+import { ComposedImages } from './composed-images.ts'
 import { ControlServer } from './control-server.ts'
 import { Granter } from './granter.ts'
 import { httpApi } from './http-api.ts'
@@ -106,6 +108,10 @@ export class Supernode {
       const origin = new LayerOrigin({ store, indexer, state, logger, metrics }, { parallelLayers: config.limits.parallelLayers })
       stops.push(() => origin.close())
 
+      const composer = new ComposerThread()
+      stops.push(() => composer.close())
+      const composed = new ComposedImages({ store, composer, state, logger }, { directory: join(config.dataDir, 'composing') })
+
       const libp2p = await createHost({ listen: config.listen, announce: config.announce.length === 0 ? undefined : config.announce, identityFile, maxConnections: config.limits.connections }).catch(inUse(config.listen.join(' ')))
       stops.push(() => libp2p.stop())
       const peerId = libp2p.peerId.toString()
@@ -125,10 +131,10 @@ export class Supernode {
       const quarantine = await QuarantineBook.open({ store, state, logger })
       stops.push(() => quarantine.idle())
       const granter = new Granter({ signer, state }, { grantMs: config.grantMs })
-      const control = new ControlServer({ peerId, scheduler, catalog, origin, store, granter, traces: new TraceBook({ state }), quarantine, measureRtt: peer => pingTime(libp2p, peer), logger, metrics }, { heartbeatMs: config.heartbeatMs, joinToken: config.joinToken })
+      const control = new ControlServer({ peerId, scheduler, catalog, origin, store, granter, traces: new TraceBook({ state }), composed, quarantine, measureRtt: peer => pingTime(libp2p, peer), logger, metrics }, { heartbeatMs: config.heartbeatMs, joinToken: config.joinToken })
       exchange.isBanned = remote => scheduler.banned(remote)
       exchange.onViolation = (remote, error) => scheduler.ban(remote, `it broke the exchange protocol: ${error.message}`)
-      const preheat = await Preheat.open({ catalog, origin, scheduler, store, state, push: (event, peers) => control.push(event, peers), logger, metrics }, { maxJobs: config.limits.preheatJobs })
+      const preheat = await Preheat.open({ catalog, origin, composed, scheduler, store, state, push: (event, peers) => control.push(event, peers), logger, metrics }, { maxJobs: config.limits.preheatJobs })
       stops.push(() => preheat.close())
 
       await exchange.start()

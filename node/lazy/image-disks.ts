@@ -1,24 +1,32 @@
 // From layers to a mounted image: composes their trees, writes the EROFS metadata, publishes streams and disk, and counts who uses it.
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { zstdDecompress } from 'node:zlib'
 import type { Logger } from 'pino'
 import { z } from 'zod'
 import type { FuseChannel } from '../../blockdev/fuse-channel.ts'
 import type { ImageMounts } from '../../blockdev/image-mounts.ts'
+import { rawLength } from '../../image/block-table.ts'
 import { composeImage } from '../../image/composer.ts'
 import { chainIds } from '../../oci/chain-id.ts'
 import type { ImageTree } from '../../image/tree.ts'
 import { SkimmerError } from '../../oci/errors.ts'
-import type { ComposerThread } from './composer-thread.ts'
-import type { LayerLibrary } from './layer-library.ts'
+import type { ComposedImage } from '../../peer/control.ts'
+import { KeyedLock } from '../../snapshotter/keyed-lock.ts'
+import type { ComposerThread } from '../../image/composer-thread.ts'
+import type { LayerLibrary, ObjectSource } from './layer-library.ts'
 
 /** Change it when composer or EROFS writer change what they make: images composed by another version are made again. */
 const COMPOSER_VERSION = 1
+const decompress = promisify(zstdDecompress)
 
 const diskSchema = z.object({
   version: z.literal(COMPOSER_VERSION),
   imageId: z.string().regex(/^[0-9a-f]{64}$/),
   metadataLength: z.number().int().min(1),
+  /** False while it is what a supernode composed and this node has not composed it itself. */
+  proved: z.boolean(),
   layers: z.array(z.object({ diffId: z.string(), rawLength: z.number().int().min(0), uniaddr: z.number().int().min(0) })).min(1),
 })
 export type ImageDisk = z.infer<typeof diskSchema>
@@ -31,18 +39,24 @@ export class ImageDisks {
   readonly #channel: FuseChannel
   readonly #mounts: ImageMounts
   readonly #composer: ComposerThread
+  readonly #fetchObject: ObjectSource
   readonly #logger: Logger
   readonly #directory: string
   readonly #composing = new Map<string, Promise<ImageDisk>>()
   /** Images whose layers and disk are published: image id to disk. */
   readonly #published = new Map<string, ImageDisk>()
   readonly #layerUses = new Map<string, Set<string>>()
+  /** A container starts while the last one of its image ends: mount and unmount of one image must not meet. */
+  readonly #turns = new KeyedLock()
+  /** The same for what is published: images share layers. */
+  readonly #publishing = new KeyedLock()
 
-  constructor(components: { library: LayerLibrary; channel: FuseChannel; mounts: ImageMounts; composer: ComposerThread; logger: Logger }, options: { directory: string }) {
+  constructor(components: { library: LayerLibrary; channel: FuseChannel; mounts: ImageMounts; composer: ComposerThread; fetchObject: ObjectSource; logger: Logger }, options: { directory: string }) {
     this.#library = components.library
     this.#channel = components.channel
     this.#mounts = components.mounts
     this.#composer = components.composer
+    this.#fetchObject = components.fetchObject
     this.#logger = components.logger
     this.#directory = options.directory
     mkdirSync(options.directory, { recursive: true })
@@ -70,12 +84,75 @@ export class ImageDisks {
     const begun = performance.now()
     const indexes = await Promise.all(diffIds.map((diffId) => this.#library.indexBytes(diffId)))
     const { written, inodes } = await this.#composer.compose(indexes, this.metadataPath(imageId))
-    const disk: ImageDisk = { version: COMPOSER_VERSION, imageId, metadataLength: written.length, layers: written.layers.map(({ diffId, rawLength, uniaddr }) => ({ diffId, rawLength, uniaddr })) }
-    const description = join(this.#directory, `${imageId}.json`)
-    writeFileSync(`${description}.part`, JSON.stringify(disk))
-    renameSync(`${description}.part`, description)
+    const disk: ImageDisk = { version: COMPOSER_VERSION, imageId, metadataLength: written.length, proved: true, layers: written.layers.map(({ diffId, rawLength, uniaddr }) => ({ diffId, rawLength, uniaddr })) }
+    this.#describe(disk)
     this.#logger.info({ image: imageId, layers: diffIds.length, inodes, metadataBytes: written.length, ms: Math.round(performance.now() - begun) }, 'image composed')
     return disk
+  }
+
+  /**
+   * Takes the metadata that a supernode composed, so that a start does not wait for composing; prove() makes sure of it later. Composes
+   * here when it cannot be had or does not fit what the layers' indexes say.
+   */
+  adopt(diffIds: readonly string[], composed: ComposedImage): Promise<ImageDisk> {
+    const imageId = imageIdOf(diffIds)
+    let adopting = this.#composing.get(imageId)
+    if (adopting === undefined) {
+      adopting = this.#adopt(imageId, diffIds, composed).catch((error: unknown) => {
+        this.#logger.warn({ image: imageId, reason: (error as Error).message }, 'what a supernode composed cannot be used; composing here')
+        return this.#compose(imageId, diffIds)
+      })
+      this.#composing.set(imageId, adopting)
+      adopting.catch(() => this.#composing.delete(imageId))
+    }
+    return adopting
+  }
+
+  async #adopt(imageId: string, diffIds: readonly string[], composed: ComposedImage): Promise<ImageDisk> {
+    const known = this.#readDisk(imageId)
+    if (known !== undefined) return known
+    let end = composed.length
+    const fits = composed.layers.length === diffIds.length && composed.layers.every(({ diffId, rawLength: length, uniaddr }, position) => {
+      const layer = this.#library.get(diffIds[position])
+      if (diffId !== diffIds[position] || layer === undefined || rawLength(layer.resource.table) !== length || uniaddr < end || uniaddr % 4096 !== 0) return false
+      end = uniaddr + length
+      return true
+    })
+    if (!fits) throw new SkimmerError('INVALID_DATA', `composed image ${composed.object} names other layers than the image has`)
+    const metadata = await decompress(await this.#fetchObject(composed.object), { maxOutputLength: composed.length, chunkSize: composed.length })
+    if (metadata.length !== composed.length) throw new SkimmerError('INVALID_DATA', `composed image ${composed.object} has ${metadata.length} bytes, not ${composed.length}`)
+    const path = this.metadataPath(imageId)
+    writeFileSync(`${path}.part`, metadata)
+    renameSync(`${path}.part`, path)
+    const disk: ImageDisk = { version: COMPOSER_VERSION, imageId, metadataLength: composed.length, proved: false, layers: composed.layers }
+    this.#describe(disk)
+    return disk
+  }
+
+  /**
+   * Composes an adopted image here and compares: the composer is deterministic, so an honest supernode's bytes are the same. Otherwise the own
+   * one takes its place for later mounts, and the error says so. To be called when nobody waits for this machine. False when it was a lie.
+   */
+  async prove(imageId: string): Promise<boolean> {
+    const disk = this.#readDisk(imageId)
+    if (disk === undefined || disk.proved) return true
+    const path = this.metadataPath(imageId)
+    const own = `${path}.own`
+    const indexes = await Promise.all(disk.layers.map(({ diffId }) => this.#library.indexBytes(diffId)))
+    const { written } = await this.#composer.compose(indexes, own)
+    const honest = readFileSync(own).equals(readFileSync(path))
+    renameSync(own, path)
+    const proved: ImageDisk = { version: COMPOSER_VERSION, imageId, metadataLength: written.length, proved: true, layers: [...written.layers] }
+    this.#describe(proved)
+    this.#composing.set(imageId, Promise.resolve(proved))
+    if (!honest) this.#logger.error({ image: imageId }, 'a supernode composed this image wrongly: containers that run on it may see a wrong tree; start them again, and look at that supernode')
+    return honest
+  }
+
+  #describe(disk: ImageDisk): void {
+    const description = join(this.#directory, `${disk.imageId}.json`)
+    writeFileSync(`${description}.part`, JSON.stringify(disk))
+    renameSync(`${description}.part`, description)
   }
 
   #readDisk(imageId: string): ImageDisk | undefined {
@@ -92,15 +169,25 @@ export class ImageDisks {
   /** Composes, publishes, and mounts the image for `user`; resolves with the mount point. Idempotent for a user. */
   async mount(diffIds: readonly string[], user: string): Promise<string> {
     const disk = await this.compose(diffIds)
-    await this.#publish(disk)
-    return await this.#mounts.acquire({ imageId: disk.imageId, metadataPath: this.metadataPath(disk.imageId), layers: disk.layers, tree: () => this.#tree(disk) }, user)
+    const { imageId, layers } = disk
+    return await this.#turns.run(imageId, async () => {
+      await this.#publish(disk)
+      try {
+        return await this.#mounts.acquire({ imageId, metadataPath: this.metadataPath(imageId), layers, tree: () => this.#tree(disk) }, user)
+      } catch (error) {
+        if (this.#mounts.users(imageId).length === 0) await this.#withdraw(imageId)
+        throw error
+      }
+    })
   }
 
   /** Ends one use; the last one takes the mount down and withdraws what is published. */
   async unmount(diffIds: readonly string[], user: string): Promise<void> {
     const imageId = imageIdOf(diffIds)
-    await this.#mounts.release(imageId, user)
-    if (this.#mounts.users(imageId).length === 0) await this.#withdraw(imageId)
+    await this.#turns.run(imageId, async () => {
+      await this.#mounts.release(imageId, user)
+      if (this.#mounts.users(imageId).length === 0) await this.#withdraw(imageId)
+    })
   }
 
   /** Publishes every image that the mounts say was in use before the restart. An image whose layers are gone is reported and left out. */
@@ -116,7 +203,11 @@ export class ImageDisks {
     }
   }
 
-  async #publish(disk: ImageDisk): Promise<void> {
+  #publish(disk: ImageDisk): Promise<void> {
+    return this.#publishing.run('', () => this.#publishNow(disk))
+  }
+
+  async #publishNow(disk: ImageDisk): Promise<void> {
     if (this.#published.has(disk.imageId)) return
     const layers = disk.layers.map(({ diffId }) => {
       const known = this.#library.get(diffId)
@@ -125,7 +216,6 @@ export class ImageDisks {
     })
     // The tree is needed only where images are served as a FUSE filesystem; it is composed from the same indexes, so node ids are the same again.
     const tree = this.#mounts.mode === 'fuse' ? await this.#tree(disk) : undefined
-    if (this.#published.has(disk.imageId)) return
     this.#published.set(disk.imageId, disk)
     for (const { record, resource } of layers) {
       const uses = this.#layerUses.get(record.diffId) ?? new Set()
@@ -146,7 +236,11 @@ export class ImageDisks {
     return composeImage(await Promise.all(disk.layers.map(({ diffId }) => this.#library.index(diffId))))
   }
 
-  async #withdraw(imageId: string): Promise<void> {
+  #withdraw(imageId: string): Promise<void> {
+    return this.#publishing.run('', () => this.#withdrawNow(imageId))
+  }
+
+  async #withdrawNow(imageId: string): Promise<void> {
     const disk = this.#published.get(imageId)
     if (disk === undefined) return
     this.#published.delete(imageId)

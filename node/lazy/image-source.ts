@@ -1,5 +1,5 @@
 // Where a node learns what an image is made of: from a supernode, or, when there is none, from the registry with its own eyes.
-import type { Trace } from '../../peer/control.ts'
+import type { ComposedImage, Trace } from '../../peer/control.ts'
 import type { LayerRecord } from './layer-library.ts'
 
 export interface SourceLayer {
@@ -16,6 +16,8 @@ export interface SourceImage {
   readonly layers: readonly SourceLayer[]
   /** What earlier starts read first. */
   readonly trace: Trace | undefined
+  /** The image's EROFS metadata, composed by the source. */
+  readonly composed?: ComposedImage
   /** Waits until the layer at this position is indexed. UNSUPPORTED, INVALID_DATA or DIGEST_MISMATCH when it cannot be. */
   index(position: number, signal?: AbortSignal, onProgress?: (progress: { bytes: number; total: number }) => void): Promise<LayerRecord>
 }

@@ -21,7 +21,7 @@ export interface KnownLayer {
 export const layerResourceId = (index: string): string => `layer:${index}`
 
 /** Brings an object by its digest from peers or a supernode; NOT_FOUND, UNAVAILABLE. */
-export type ObjectSource = (digest: string, signal: AbortSignal | undefined) => Promise<Uint8Array>
+export type ObjectSource = (digest: string, signal?: AbortSignal) => Promise<Uint8Array>
 
 export class LayerLibrary {
   readonly #store: BlockStore

@@ -88,7 +88,8 @@ export class NodeImages implements LazyImages {
     const indexedMs = performance.now() - clock.begun
     const diffIds = image.layers.map((layer) => layer.diffId)
     this.#starts.expect(imageIdOf(diffIds), diffIds, image.trace)
-    await this.#disks.compose(diffIds)
+    if (image.composed === undefined) await this.#disks.compose(diffIds)
+    else await this.#disks.adopt(diffIds, image.composed)
     this.#logger.info(
       { reference: image.reference, image: imageIdOf(diffIds), layers: diffIds.length, traceBlocks: image.trace?.blocks.length ?? 0, resolvedMs: Math.round(clock.resolvedMs), indexedMs: Math.round(indexedMs), readyMs: Math.round(performance.now() - clock.begun) },
       'an image is ready to start lazily',

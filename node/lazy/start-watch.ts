@@ -26,12 +26,13 @@ export class StartWatch {
   readonly #logger: Logger
   readonly #options: StartWatchOptions
   readonly #sendTrace: (image: string, trace: Trace) => Promise<void>
+  readonly #onWhole: (image: string) => void
   readonly #traces = new Map<string, Trace>()
   readonly #holds = new Map<string, Hold>()
   readonly #recorders = new Map<string, { recorder: TraceRecorder; resources: ReadonlySet<string>; idle: NodeJS.Timeout }>()
 
   constructor(
-    components: { library: LayerLibrary; fetcher: Fetcher; prefetcher: Prefetcher; channel: FuseChannel; logger: Logger; sendTrace: (image: string, trace: Trace) => Promise<void> },
+    components: { library: LayerLibrary; fetcher: Fetcher; prefetcher: Prefetcher; channel: FuseChannel; logger: Logger; sendTrace: (image: string, trace: Trace) => Promise<void>; onWhole: (image: string) => void },
     options: StartWatchOptions,
   ) {
     this.#library = components.library
@@ -40,6 +41,7 @@ export class StartWatch {
     this.#channel = components.channel
     this.#logger = components.logger
     this.#sendTrace = components.sendTrace
+    this.#onWhole = components.onWhole
     this.#options = options
   }
 
@@ -68,6 +70,7 @@ export class StartWatch {
     const hold = this.#prefetcher.hold(resources, { image: imageId, trace: this.#traces.get(imageId) })
     this.#traces.delete(imageId)
     this.#holds.set(imageId, hold)
+    hold.on('proved', () => this.#onWhole(imageId))
     hold.on('failed', () => this.#holds.delete(imageId))
   }
 

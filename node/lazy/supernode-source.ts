@@ -30,6 +30,7 @@ export class SupernodeSource implements ImageSource {
       manifestDigest: answer.manifestDigest,
       layers: answer.layers,
       trace: answer.trace,
+      composed: answer.composed,
       index: async (position, signal, onProgress) => {
         const layer = answer.layers[position]
         if (layer.index !== undefined) return { diffId: layer.diffId, layerDigest: layer.digest, layerSize: layer.size, index: layer.index, reference: request.reference }

@@ -1,7 +1,7 @@
 // A thread that composes images: decoding indexes, merging trees and writing EROFS would stop the daemon's main thread for a tenth of a second or more.
 import { Worker } from 'node:worker_threads'
-import { SkimmerError, type ErrorCode } from '../../oci/errors.ts'
-import type { WrittenErofs } from '../../image/erofs-writer.ts'
+import { SkimmerError, type ErrorCode } from '../oci/errors.ts'
+import type { WrittenErofs } from './erofs-writer.ts'
 
 export interface ComposeRequest {
   readonly number: number
