@@ -14,6 +14,7 @@ import { NodeCore } from './core.ts'
 import type { NodeConfig } from './config/node-settings.ts'
 import { ComposerThread } from '../image/composer-thread.ts'
 import { ImageDisks } from './lazy/image-disks.ts'
+import { ImageMetadata } from './lazy/image-metadata.ts'
 import { HeldImages } from './lazy/held-images.ts'
 import { NodeImages } from './lazy/node-images.ts'
 import { StartWatch } from './lazy/start-watch.ts'
@@ -71,7 +72,11 @@ export class NodeDaemon {
     await channel.start()
     const { negotiated, mountPoint } = inherited.fuse
     const mounts = await ImageMounts.open({ logger }, { directory: join(run, 'images'), fuseMountPoint: mountPoint, connection: negotiated.connection, mode: config['fuse.mode'] })
-    const disks = new ImageDisks({ library: core.library, channel, mounts, composer, fetchObject: (digest, signal) => core.peer.fetcher.object(digest, { signal }), logger }, { directory: join(config.root, 'images') })
+    const metadata = new ImageMetadata(
+      { library: core.library, composer, fetchObject: (digest, signal) => core.peer.fetcher.object(digest, { signal }), logger },
+      { directory: join(resolve(config.root), 'images') },
+    )
+    const disks = new ImageDisks({ library: core.library, metadata, channel, mounts, logger })
     await disks.restore()
     channel.restored()
     inherited.link.serving()
@@ -80,12 +85,12 @@ export class NodeDaemon {
       {
         library: core.library, fetcher: core.peer.fetcher, prefetcher: core.peer.prefetcher, channel, logger,
         sendTrace: async (image, trace) => void (await core.peer.supernodes.call('trace.put', { image, trace }, { key: image })),
-        onWhole: (image) => disks.prove(image).then(() => {}, (error: unknown) => logger.warn({ image, err: error }, 'an image composed by a supernode could not be proved')),
+        onWhole: (image) => metadata.prove(image).then(() => {}, (error: unknown) => logger.warn({ image, err: error }, 'an image composed by a supernode could not be proved')),
       },
       { traceWindowMs: config['trace.window'], prefetch: config['prefetch.enabled'] },
     )
     for (const { imageId, layers } of disks.published()) starts.started(imageId, layers.map((layer) => layer.diffId))
-    const images = new NodeImages({ sources: core.sources, library: core.library, disks, starts, logger })
+    const images = new NodeImages({ sources: core.sources, library: core.library, metadata, disks, starts, logger })
     const snapshotter = new Snapshotter({ db: core.store.sublevel('snapshots'), lazy: images, logger, metrics }, { root: join(resolve(config.root), 'snapshots') })
     const held = new HeldImages({ images, library: core.library, prefetcher: core.peer.prefetcher, logger })
     core.peer.on('hold', (event) => held.hold(event.reference, event.manifestDigest).catch((error: unknown) => logger.warn({ reference: event.reference, err: error }, 'an image that a supernode wants held here cannot be')))

@@ -4,7 +4,8 @@ import type { Logger } from 'pino'
 import { packedLength } from '../../image/block-table.ts'
 import { SkimmerError, hasCode } from '../../oci/errors.ts'
 import type { ClaimedLayer, LayerClaim, LazyImages } from '../../snapshotter/lazy-images.ts'
-import { imageIdOf, type ImageDisks } from './image-disks.ts'
+import type { ImageDisks } from './image-disks.ts'
+import { imageIdOf, type ImageMetadata } from './image-metadata.ts'
 import type { ImageSource, SourceImage } from './image-source.ts'
 import type { KnownLayer, LayerLibrary } from './layer-library.ts'
 import type { StartWatch } from './start-watch.ts'
@@ -23,14 +24,16 @@ const PULL_MEMORY_MS = 60_000
 export class NodeImages implements LazyImages {
   readonly #sources: readonly ImageSource[]
   readonly #library: LayerLibrary
+  readonly #metadata: ImageMetadata
   readonly #disks: ImageDisks
   readonly #starts: StartWatch
   readonly #logger: Logger
   readonly #pulls = new LRUCache<string, Promise<Pull>>({ max: 1000, ttl: PULL_MEMORY_MS })
 
-  constructor(components: { sources: readonly ImageSource[]; library: LayerLibrary; disks: ImageDisks; starts: StartWatch; logger: Logger }) {
+  constructor(components: { sources: readonly ImageSource[]; library: LayerLibrary; metadata: ImageMetadata; disks: ImageDisks; starts: StartWatch; logger: Logger }) {
     this.#sources = components.sources
     this.#library = components.library
+    this.#metadata = components.metadata
     this.#disks = components.disks
     this.#starts = components.starts
     this.#logger = components.logger
@@ -88,8 +91,8 @@ export class NodeImages implements LazyImages {
     const indexedMs = performance.now() - clock.begun
     const diffIds = image.layers.map((layer) => layer.diffId)
     this.#starts.expect(imageIdOf(diffIds), diffIds, image.trace)
-    if (image.composed === undefined) await this.#disks.compose(diffIds)
-    else await this.#disks.adopt(diffIds, image.composed)
+    if (image.composed === undefined) await this.#metadata.compose(diffIds)
+    else await this.#metadata.adopt(diffIds, image.composed)
     this.#logger.info(
       { reference: image.reference, image: imageIdOf(diffIds), layers: diffIds.length, traceBlocks: image.trace?.blocks.length ?? 0, resolvedMs: Math.round(clock.resolvedMs), indexedMs: Math.round(indexedMs), readyMs: Math.round(performance.now() - clock.begun) },
       'an image is ready to start lazily',
