@@ -76,13 +76,14 @@ export class ImageMetadata {
 
   /**
    * Takes the metadata that a supernode composed, so that a start does not wait for composing; prove() makes sure of it later. Composes
-   * here when it cannot be had or does not fit what the layers' indexes say.
+   * here when it cannot be had or does not fit what the layers' indexes say. It is fetched while `layersKnown` still waits for those.
    */
-  adopt(diffIds: readonly string[], composed: ComposedImage): Promise<ImageDisk> {
+  adopt(diffIds: readonly string[], composed: ComposedImage, layersKnown: Promise<unknown>): Promise<ImageDisk> {
     const imageId = imageIdOf(diffIds)
     let adopting = this.#composing.get(imageId)
     if (adopting === undefined) {
-      adopting = this.#adopt(imageId, diffIds, composed).catch((error: unknown) => {
+      adopting = this.#adopt(imageId, diffIds, composed, layersKnown).catch(async (error: unknown) => {
+        await layersKnown
         this.#logger.warn({ image: imageId, reason: (error as Error).message }, 'what a supernode composed cannot be used; composing here')
         return this.#compose(imageId, diffIds)
       })
@@ -92,9 +93,10 @@ export class ImageMetadata {
     return adopting
   }
 
-  async #adopt(imageId: string, diffIds: readonly string[], composed: ComposedImage): Promise<ImageDisk> {
+  async #adopt(imageId: string, diffIds: readonly string[], composed: ComposedImage, layersKnown: Promise<unknown>): Promise<ImageDisk> {
     const known = this.read(imageId)
     if (known !== undefined) return known
+    const [packed] = await Promise.all([this.#fetchObject(composed.object), layersKnown])
     let end = composed.length
     const fits = composed.layers.length === diffIds.length && composed.layers.every(({ diffId, rawLength: length, uniaddr }, position) => {
       const layer = this.#library.get(diffIds[position])
@@ -103,7 +105,7 @@ export class ImageMetadata {
       return true
     })
     if (!fits) throw new SkimmerError('INVALID_DATA', `composed image ${composed.object} names other layers than the image has`)
-    const metadata = await decompress(await this.#fetchObject(composed.object), { maxOutputLength: composed.length, chunkSize: composed.length })
+    const metadata = await decompress(packed, { maxOutputLength: composed.length, chunkSize: composed.length })
     if (metadata.length !== composed.length) throw new SkimmerError('INVALID_DATA', `composed image ${composed.object} has ${metadata.length} bytes, not ${composed.length}`)
     const path = this.path(imageId)
     writeFileSync(`${path}.part`, metadata)

@@ -87,12 +87,16 @@ export class NodeImages implements LazyImages {
 
   /** All layers are here as indexes: bring what the start will read, and compose the image. */
   async #prepare(image: SourceImage, layers: readonly Promise<KnownLayer>[], clock: { begun: number; resolvedMs: number }): Promise<void> {
-    await Promise.all(layers)
-    const indexedMs = performance.now() - clock.begun
     const diffIds = image.layers.map((layer) => layer.diffId)
+    let indexedMs = 0
+    const known = Promise.all(layers).then(() => {
+      indexedMs = performance.now() - clock.begun
+    })
+    if (image.composed !== undefined) await this.#metadata.adopt(diffIds, image.composed, known)
+    await known
+    await this.#metadata.compose(diffIds)
+    // Not before: the trace's blocks would come first, and containerd waits for the metadata.
     this.#starts.expect(imageIdOf(diffIds), diffIds, image.trace)
-    if (image.composed === undefined) await this.#metadata.compose(diffIds)
-    else await this.#metadata.adopt(diffIds, image.composed)
     this.#logger.info(
       { reference: image.reference, image: imageIdOf(diffIds), layers: diffIds.length, traceBlocks: image.trace?.blocks.length ?? 0, resolvedMs: Math.round(clock.resolvedMs), indexedMs: Math.round(indexedMs), readyMs: Math.round(performance.now() - clock.begun) },
       'an image is ready to start lazily',
