@@ -3,9 +3,13 @@ import { pino, type Logger } from 'pino'
 
 const SECRETS = ['authorization', 'Authorization', 'password', 'secret', 'token', 'identityToken', 'registryToken', 'credentials', 'joinToken', 'cookie']
 
+/** Errors carry requests, requests headers: this deep a secret is still found. */
+const DEPTH = 5
+const EVERYWHERE = Array.from({ length: DEPTH }, (_, depth) => '*.'.repeat(depth)).flatMap((prefix) => SECRETS.map((key) => prefix + key))
+
 export function createLogger(level: string, name: string): Logger {
   return pino(
-    { level, name, redact: { paths: SECRETS.flatMap((key) => [key, `*.${key}`, `*.*.${key}`]), censor: '[redacted]' } },
+    { level, name, redact: { paths: EVERYWHERE, censor: '[redacted]' } },
     pino.destination({ dest: 2, sync: true }),
   )
 }

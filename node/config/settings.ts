@@ -101,7 +101,7 @@ function readFile(file: string, settings: Settings): Map<string, string | string
   if (!existsSync(file)) throw new SkimmerError('INVALID_ARGUMENT', `the configuration file ${file} does not exist`)
   let document: unknown
   try {
-    document = parseYaml(readFileSync(file, 'utf8'), { maxAliasCount: 10 })
+    document = parseYaml(readFileSync(file, 'utf8'), { maxAliasCount: 10, logLevel: 'error' })
   } catch (error) {
     throw new SkimmerError('INVALID_ARGUMENT', `${file} is not YAML: ${(error as Error).message}`, { cause: error })
   }

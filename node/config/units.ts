@@ -30,7 +30,9 @@ export function formatSize(bytes: number): string {
 
 /** `1234` -> `1.23 s`. */
 export function formatDuration(ms: number): string {
-  if (ms < 1000) return `${Math.round(ms)} ms`
-  if (ms < 60_000) return `${(ms / 1000).toFixed(2)} s`
-  return `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`
+  const whole = Math.round(ms)
+  if (whole < 1000) return `${whole} ms`
+  if (whole < 59_995) return `${(whole / 1000).toFixed(2)} s`
+  const seconds = Math.round(whole / 1000)
+  return `${Math.floor(seconds / 60)} min ${seconds % 60} s`
 }
