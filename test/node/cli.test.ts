@@ -38,7 +38,7 @@ describe('help', () => {
     expect(lines[0]).toMatch(new RegExp(`^Usage: skimmer ${command} `))
     expect(lines[2].length).toBeGreaterThan(40)
     expect(stdout).toContain('Exit codes:')
-    for (const line of lines.filter((each) => /^  -/.test(each))) expect(line).toMatch(/^  (-\w, )?--[\w-]+( <[^>]+>)? {2,}\S/)
+    for (const line of lines.filter((each) => each.startsWith('  -'))) expect(line).toMatch(/^  (-\w, )?--[\w-]+( <[^>]+>)? {2,}\S/)
     if (!['umount', 'demo', 'preheat', 'doctor', 'node', 'supernode'].includes(command)) expect(stdout).toContain('SKIMMER_SOCKET')
   })
 

@@ -11,9 +11,9 @@ export interface CliResult {
   readonly stderr: string
 }
 
-/** `env` replaces the environment but for PATH; `as` runs it by way of another command, setpriv for instance. */
-export function skimmer(words: readonly string[], options: { env?: Record<string, string>; as?: readonly string[]; signalAfter?: RegExp } = {}): Promise<CliResult> {
-  const [command, ...rest] = [...(options.as ?? []), process.execPath, CLI, ...words]
+/** `env` replaces the environment but for PATH; `as` runs it by way of another command, setpriv for instance; `cli` is another build of it. */
+export function skimmer(words: readonly string[], options: { env?: Record<string, string>; as?: readonly string[]; signalAfter?: RegExp; cli?: string } = {}): Promise<CliResult> {
+  const [command, ...rest] = [...(options.as ?? []), process.execPath, options.cli ?? CLI, ...words]
   return new Promise((resolve, reject) => {
     const child = spawn(command, rest, { env: { PATH: process.env.PATH ?? '', ...options.env }, stdio: ['ignore', 'pipe', 'pipe'] })
     let stdout = ''

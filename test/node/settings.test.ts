@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { checkNodeConfig } from '../../node/config/node-check.ts'
 import { labelsOf, NODE_SETTINGS, type NodeConfig } from '../../node/config/node-settings.ts'
 import { hostsConfig } from '../../node/config/registries.ts'
@@ -28,6 +28,8 @@ function file(text: string): string {
 }
 
 const node = (yaml: string, flags: Record<string, unknown> = {}, environment: Record<string, string> = {}): NodeConfig => loadSettings(NODE_SETTINGS, { config: file(yaml), ...flags }, environment)
+
+const http = (listen: string): unknown => supernodeConfig(loadSettings(SUPERNODE_SETTINGS, { httpListen: listen }, {})).http
 
 function mistake(work: () => unknown): string {
   try {
@@ -144,7 +146,6 @@ describe('what settings become', () => {
 
   test('the supernode accepts what its defaults become, and addresses of every kind', () => {
     expect(supernodeConfigSchema.parse(supernodeConfig(loadSettings(SUPERNODE_SETTINGS, {}, {})))).toMatchObject({ dataDir: '/var/lib/skimmer-supernode', http: { host: '0.0.0.0', port: 4981 } })
-    const http = (listen: string): unknown => supernodeConfig(loadSettings(SUPERNODE_SETTINGS, { httpListen: listen }, {})).http
     expect(http('[::1]:80')).toMatchObject({ host: '::1', port: 80 })
     expect(http(':80')).toMatchObject({ host: '0.0.0.0', port: 80 })
     expect(http('localhost:0')).toMatchObject({ host: 'localhost', port: 0 })
