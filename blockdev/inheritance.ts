@@ -7,6 +7,8 @@ export interface Inheritance {
   readonly fuse: { readonly fd: number; readonly mountPoint: string; readonly negotiated: Negotiated }
   /** Listening sockets by address (`unix:/PATH`, `tcp:HOST:PORT`): `server.listen({ fd })`. */
   readonly sockets: ReadonlyMap<string, number>
+  /** A hot upgrade: the daemon before us serves until `link.prepared()` resolves, the sockets too. */
+  readonly handover: boolean
   readonly link: SupervisorLink
 }
 
@@ -59,5 +61,6 @@ export function inheritance(environment: NodeJS.ProcessEnv = process.env): Inher
   const mountPoint = environment.SKIMMER_FUSE_MOUNT
   if (fd === undefined || mountPoint === undefined || environment.SKIMMER_FUSE_NEGOTIATED === undefined) return undefined
   fds.delete('fuse')
-  return { fuse: { fd, mountPoint, negotiated: JSON.parse(environment.SKIMMER_FUSE_NEGOTIATED) as Negotiated }, sockets: fds, link: new SupervisorLink(environment.SKIMMER_HANDOVER === '1') }
+  const handover = environment.SKIMMER_HANDOVER === '1'
+  return { fuse: { fd, mountPoint, negotiated: JSON.parse(environment.SKIMMER_FUSE_NEGOTIATED) as Negotiated }, sockets: fds, handover, link: new SupervisorLink(handover) }
 }

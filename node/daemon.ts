@@ -9,6 +9,7 @@ import type { Inheritance } from '../blockdev/inheritance.ts'
 import type { ReadFailure } from '../blockdev/parked-reads.ts'
 import { SkimmerError } from '../oci/errors.ts'
 import { Snapshotter } from '../snapshotter/service.ts'
+import type { SnapshotterServer } from '../snapshotter/snapshotter-server.ts'
 import { NodeApi, isMountUser } from './api/server.ts'
 import { NodeCore } from './core.ts'
 import type { NodeConfig } from './config/node-settings.ts'
@@ -39,9 +40,9 @@ export class NodeDaemon {
     this.#logger = parts.logger
   }
 
-  /** Reads that waited through a restart are answered as soon as their layers are published; then containerd is let in. */
-  static async start(config: NodeConfig, inherited: Inheritance, components: { logger: Logger; metrics: Registry }): Promise<NodeDaemon> {
-    const { logger, metrics } = components
+  /** Reads that waited through a restart are answered as soon as their layers are published; then containerd's calls, which wait at `server`. */
+  static async start(config: NodeConfig, inherited: Inheritance, components: { server: SnapshotterServer; logger: Logger; metrics: Registry }): Promise<NodeDaemon> {
+    const { server, logger, metrics } = components
     const run = resolve(config.run)
     mkdirSync(run, { recursive: true, mode: 0o755 })
     const composer = new ComposerThread()
@@ -97,9 +98,7 @@ export class NodeDaemon {
     core.peer.on('quarantine', (resource, reason) => logger.error({ resource, reason }, 'a layer is not what its image promises: no new container may use it'))
     const api = new NodeApi({ core, channel, mounts, disks, images, held, snapshotter, failures, logger, metrics }, { metricsListen: config['metrics.listen'] })
 
-    const snapshotterSocket = `unix:${join(run, 'snapshotter.sock')}`
-    const fd = inherited.sockets.get(snapshotterSocket)
-    await snapshotter.start(fd === undefined ? { socketPath: join(run, 'snapshotter.sock') } : { fd })
+    await snapshotter.start(server)
     await dropOrphans(snapshotter, mounts, disks, images, core)
     const apiFd = inherited.sockets.get(`unix:${join(run, 'api.sock')}`)
     await api.start(apiFd === undefined ? { path: join(run, 'api.sock') } : { fd: apiFd })

@@ -6,7 +6,7 @@ import { Counter, Gauge, Histogram } from 'prom-client'
 import type { Registry } from 'prom-client'
 import { status } from '@grpc/grpc-js'
 import { SkimmerError } from '../oci/errors.ts'
-import { DEFAULT_STOP_GRACE_MS, GrpcServer } from './grpc-server.ts'
+import { DEFAULT_STOP_GRACE_MS } from './grpc-server.ts'
 import type { Listening } from './grpc-server.ts'
 import { KeyedLock } from './keyed-lock.ts'
 import { LazyClaims } from './lazy-claim.ts'
@@ -20,9 +20,10 @@ import { SnapshotDirectories } from './snapshot-directories.ts'
 import type { Owner } from './snapshot-directories.ts'
 import { alreadyExists, failedPrecondition } from './snapshot-errors.ts'
 import type { SnapshotRecord } from './snapshot-record.ts'
+import { SnapshotterServer } from './snapshotter-server.ts'
 import { SnapshotStore } from './snapshot-store.ts'
 import type { SnapshotDatabase } from './snapshot-store.ts'
-import { loadSnapshotsService, snapshotHandlers } from './snapshots-rpc.ts'
+import { snapshotHandlers } from './snapshots-rpc.ts'
 import type { SnapshotCalls } from './snapshots-rpc.ts'
 
 export interface SnapshotterComponents {
@@ -64,7 +65,7 @@ export class Snapshotter implements SnapshotCalls {
   readonly #calls: Counter<'method' | 'code'>
   readonly #seconds: Histogram<'method'>
   readonly #stopped = new AbortController()
-  #server: GrpcServer | undefined
+  #server: SnapshotterServer | undefined
   #restoring: Promise<void> = Promise.resolve()
 
   constructor(components: SnapshotterComponents, options: SnapshotterOptions) {
@@ -91,18 +92,16 @@ export class Snapshotter implements SnapshotCalls {
     }))
   }
 
-  /** Opens the store, then listens. Lazy mounts come back in the background: the node must have published its layers before. */
-  async start(where: Listening): Promise<void> {
+  /** Opens the store, then listens, or answers who waits at a server that listens already. Lazy mounts come back in the background: the node must have published its layers before. */
+  async start(where: Listening | SnapshotterServer): Promise<void> {
     await mkdir(this.#root, { recursive: true, mode: 0o700 })
     await this.#store.open()
     await this.#directories.open()
     await this.#directories.sweep(new Set(this.#store.list().map(each => each.id)))
     void this.#directories.emptyTrash()
-    const server = new GrpcServer({ logger: this.#logger })
-    server.addService(loadSnapshotsService().service, snapshotHandlers(this, (method, code, seconds, error) => this.#observe(method, code, seconds, error)))
     this.#restoring = this.#mounts?.restore(this.#uncommitted(), this.#stopped.signal) ?? Promise.resolve()
-    await server.listen(where)
-    this.#server = server
+    this.#server = where instanceof SnapshotterServer ? where : await SnapshotterServer.listen({ logger: this.#logger }, where)
+    this.#server.serve(snapshotHandlers(this, (method, code, seconds, error) => this.#observe(method, code, seconds, error)))
   }
 
   /** Ends calls gracefully. Mounts stay: containers go on. */

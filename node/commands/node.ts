@@ -26,6 +26,8 @@ would notice as more than a slow read. SIGTERM stops all and takes the mounts do
     checkNodeConfig(config)
     const { supervise } = await import('../../blockdev/supervise.ts')
     const run = resolve(config.run)
+    // A daemon that is started again loads its code in two thirds of the time.
+    process.env.NODE_COMPILE_CACHE ??= join(resolve(config.root), 'compile-cache')
     supervise({
       mountPoint: join(run, 'fs'),
       command: [process.execPath, fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? '../daemon-main.ts' : '../daemon-main.js', import.meta.url)), ...process.argv.slice(process.argv.indexOf('node', 2) + 1)],
