@@ -17,27 +17,24 @@ export const LARGE_FILE_LENGTH = 64 * 1024
  * - a smaller one goes whole, with its headers, into the current block, unless that would grow past LONGEST_BLOCK;
  * - headers and trailing padding that run on are cut every LONGEST_BLOCK.
  *
- * All cuts but the stream's end are at multiples of 512. A block is emitted as soon as its end is known; what is held
- * back is bounded by LONGEST_BLOCK and one piece.
+ * All cuts but the stream's end are at multiples of 512. A block is told as soon as its end is known; what is not told of is never
+ * longer than LONGEST_BLOCK after a push.
  */
 export class BlockCutter {
-  readonly #onBlock: (raw: Uint8Array) => void
-  /** Decided ends of blocks that the bytes may not have reached yet, in order. */
-  #cuts: number[] = []
+  readonly #onBlock: (length: number) => void
   /** Where the block that is being decided on starts; where the next entry's headers start; where the current large file ends. */
   #blockStart = 0
   #entryStart = 0
   #largeEnd = 0
-  /** Bytes taken but not emitted: they start at #heldStart. */
-  #held: Uint8Array[] = []
-  #heldStart = 0
-  #heldLength = 0
+  /** Bytes pushed. */
+  #length = 0
 
-  constructor(onBlock: (raw: Uint8Array) => void) {
+  /** `onBlock` gets the length of each block in stream order. */
+  constructor(onBlock: (length: number) => void) {
     this.#onBlock = onBlock
   }
 
-  /** An entry whose headers end at `dataOffset`. Call it in stream order, before pushing the bytes from there on. */
+  /** An entry whose headers end at `dataOffset`. Call it in stream order, before pushing the bytes that end its headers. */
   entry(dataOffset: number, dataLength: number): void {
     this.#decide(dataOffset)
     const end = dataOffset + padded(dataLength)
@@ -51,23 +48,18 @@ export class BlockCutter {
     this.#entryStart = end
   }
 
-  /** The next bytes of the stream. They are kept without a copy: do not change them afterwards. */
-  push(piece: Uint8Array): void {
-    if (piece.length === 0) return
-    this.#held.push(piece)
-    this.#heldLength += piece.length
-    this.#decide(this.#heldStart + this.#heldLength)
-    this.#emit()
+  /** So many more bytes of the stream, whose entries were told. */
+  push(length: number): void {
+    this.#length += length
+    this.#decide(this.#length)
   }
 
   end(): void {
-    const end = this.#heldStart + this.#heldLength
-    if (end > this.#blockStart) this.#cut(end)
-    this.#emit()
+    if (this.#length > this.#blockStart) this.#cut(this.#length)
   }
 
   #cut(at: number): void {
-    this.#cuts.push(at)
+    this.#onBlock(at - this.#blockStart)
     this.#blockStart = at
   }
 
@@ -83,37 +75,6 @@ export class BlockCutter {
         this.#cut(atEntry ? this.#entryStart : this.#blockStart + LONGEST_BLOCK)
       } else return
     }
-  }
-
-  #emit(): void {
-    let emitted = 0
-    for (const at of this.#cuts) {
-      if (at > this.#heldStart + this.#heldLength) break
-      this.#onBlock(this.#takeHeld(at - this.#heldStart))
-      emitted++
-    }
-    if (emitted > 0) this.#cuts.splice(0, emitted)
-  }
-
-  /** The first `length` held bytes in one piece: a view where they lie in one, else a copy. */
-  #takeHeld(length: number): Uint8Array {
-    this.#heldStart += length
-    this.#heldLength -= length
-    const parts: Uint8Array[] = []
-    let used = 0
-    for (let missing = length; missing > 0; ) {
-      const piece = this.#held[used]
-      if (piece.length > missing) {
-        parts.push(piece.subarray(0, missing))
-        this.#held[used] = piece.subarray(missing)
-        break
-      }
-      parts.push(piece)
-      missing -= piece.length
-      used++
-    }
-    this.#held.splice(0, used)
-    return parts.length === 1 ? parts[0] : Buffer.concat(parts, length)
   }
 }
 

@@ -1,7 +1,10 @@
-// Takes raw blocks as they are cut, has them compressed several at once, and hands them on in order with their hashes.
+// Packs raw blocks: each becomes a zstd frame of its own with a hash, one after another in memory that the caller gives.
 import { hash } from 'node:crypto'
-import { BlockCompressor } from './block-compressor.ts'
-import { CODEC_RAW, CODEC_ZSTD } from './block-table.ts'
+import { constants, createZstdCompress } from 'node:zlib'
+import { SkimmerError } from '../oci/errors.ts'
+import { CODEC_RAW, CODEC_ZSTD, HASH_LENGTH } from './block-table.ts'
+import { LONGEST_BLOCK } from './block-cutter.ts'
+import { SyncCodec } from './sync-codec.ts'
 
 /** A block as it goes into the pack. */
 export interface PackedBlock {
@@ -13,74 +16,67 @@ export interface PackedBlock {
   readonly hash: Uint8Array
 }
 
-/** Takes the blocks of a layer in stream order. The next one comes when the promise, if any, has resolved. */
+/** Takes the blocks of a layer in stream order, some MiB at a time at most. */
 export interface PackSink {
-  block(block: PackedBlock): void | Promise<void>
+  /** The blocks' bytes are lent until the promise, if any, has resolved; so long there are no others. */
+  blocks(batch: readonly PackedBlock[]): void | Promise<void>
 }
 
-/** Blocks being compressed or waiting for their turn: enough to keep every core busy, few enough for a few MiB a layer. */
-const MOST_PENDING = 8
-/** Contexts of zstd a layer: libuv has four threads. */
-const LANES = 4
+/** What is made of some blocks: the packed bytes stand elsewhere, without gaps. */
+export interface PackedSpan {
+  readonly rawLengths: readonly number[]
+  readonly packedLengths: readonly number[]
+  readonly codecs: readonly number[]
+  /** HASH_LENGTH bytes a block. */
+  readonly hashes: Uint8Array
+}
+
+/** zstd's bound for what a block that does not compress may grow by (ZSTD_COMPRESSBOUND), on the safe side. */
+export const PACK_MARGIN = LONGEST_BLOCK / 256 + 64
 
 export class BlockPacker {
-  readonly #sink: PackSink
-  readonly #compressor: BlockCompressor
-  readonly #pending: Promise<PackedBlock>[] = []
-  #running: Promise<void> | undefined
-  #failure: unknown
-  #changed: (() => void) | undefined
+  readonly #zstd: SyncCodec
 
-  constructor(sink: PackSink, options: { level: number }) {
-    this.#sink = sink
-    this.#compressor = new BlockCompressor({ lanes: LANES, level: options.level })
+  constructor(options: { level: number }) {
+    // Flushed with ZSTD_e_end every write is a frame that states its content size; the context, some MiB of memory, is kept.
+    this.#zstd = new SyncCodec(createZstdCompress({ params: { [constants.ZSTD_c_compressionLevel]: options.level } }))
   }
 
-  /** Starts a block on its way. `raw` must not change until it is through. Errors come out of room() and finish(). */
-  add(raw: Uint8Array): void {
-    const packed = this.#pack(raw)
-    packed.catch(() => {}) // it is looked at in its turn
-    this.#pending.push(packed)
-    this.#running ??= this.#run()
+  /** Packs the blocks that stand one after another at the start of `raw`; `into` must be PACK_MARGIN longer than they are. */
+  pack(raw: Uint8Array, rawLengths: readonly number[], into: Uint8Array): PackedSpan {
+    const packedLengths: number[] = []
+    const codecs: number[] = []
+    const hashes = new Uint8Array(rawLengths.length * HASH_LENGTH)
+    let from = 0
+    let to = 0
+    rawLengths.forEach((rawLength, i) => {
+      const block = raw.subarray(from, from + rawLength)
+      this.#zstd.write(constants.ZSTD_e_end, block, 0, into, to)
+      if (this.#zstd.room === 0 || this.#zstd.unread > 0) throw new SkimmerError('INTERNAL', 'a block did not fit its place after compressing')
+      const framed = into.length - to - this.#zstd.room
+      const shrinks = framed < rawLength
+      if (!shrinks) into.set(block, to)
+      const packedLength = shrinks ? framed : rawLength
+      hashes.set(hash('sha256', into.subarray(to, to + packedLength), 'buffer'), i * HASH_LENGTH)
+      packedLengths.push(packedLength)
+      codecs.push(shrinks ? CODEC_ZSTD : CODEC_RAW)
+      from += rawLength
+      to += packedLength
+    })
+    return { rawLengths, packedLengths, codecs, hashes }
   }
 
-  /** Resolves when another block may be added. */
-  async room(): Promise<void> {
-    while (this.#failure === undefined && this.#pending.length >= MOST_PENDING) {
-      await new Promise<void>((resolve) => {
-        this.#changed = resolve
-      })
-    }
-    if (this.#failure !== undefined) throw this.#failure
+  close(): void {
+    this.#zstd.close()
   }
+}
 
-  /** Resolves when the sink has taken every block; no more may be added. */
-  async finish(): Promise<void> {
-    await this.#running
-    this.#compressor.close()
-    if (this.#failure !== undefined) throw this.#failure
-  }
-
-  async #run(): Promise<void> {
-    try {
-      while (this.#pending.length > 0) {
-        const taken = this.#sink.block(await this.#pending[0])
-        if (taken !== undefined) await taken
-        this.#pending.shift()
-        this.#changed?.()
-      }
-    } catch (error) {
-      this.#failure = error
-      this.#pending.length = 0
-      this.#changed?.()
-    }
-    this.#running = undefined
-  }
-
-  async #pack(raw: Uint8Array): Promise<PackedBlock> {
-    const frame = await this.#compressor.compress(raw)
-    const shrinks = frame.length < raw.length
-    const packed = shrinks ? frame : raw
-    return { packed, rawLength: raw.length, codec: shrinks ? CODEC_ZSTD : CODEC_RAW, hash: hash('sha256', packed, 'buffer') }
-  }
+/** The blocks of a span as a sink takes them: views of `packed` and of the span's hashes. */
+export function packedBlocks({ rawLengths, packedLengths, codecs, hashes }: PackedSpan, packed: Uint8Array): PackedBlock[] {
+  let at = 0
+  return rawLengths.map((rawLength, i) => {
+    const from = at
+    at += packedLengths[i]
+    return { packed: packed.subarray(from, at), rawLength, codec: codecs[i], hash: hashes.subarray(i * HASH_LENGTH, (i + 1) * HASH_LENGTH) }
+  })
 }

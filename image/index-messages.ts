@@ -1,48 +1,41 @@
-// What the indexer's threads and the main thread say to each other.
+// What the indexer's threads and the main thread say to each other. Bytes go through an IndexMemory, messages say where they are.
 import { ERROR_CODES, SkimmerError } from '../oci/errors.ts'
 import type { ErrorCode } from '../oci/errors.ts'
-import type { IndexOptions } from './indexer.ts'
+import type { PackedSpan } from './block-packer.ts'
+import type { BlockTable } from './block-table.ts'
+import type { UnpackOptions, UnpackState } from './layer-unpacker.ts'
 
-/** What of IndexOptions can be sent: the sink and the signal stay behind. */
-export type JobOptions = Omit<IndexOptions, 'sink' | 'signal'>
+/** A piece of work for a thread; each is answered once. */
+export type Task =
+  /** Unpack on, in the thread that the layer is bound to: maybe with a new piece of the blob, its end, or memory for more spans. */
+  | { type: 'unpack'; piece?: { position: number; length: number }; end: boolean; spans: number[] }
+  /** Pack the blocks of a span, in any thread. */
+  | { type: 'pack'; span: number; rawLengths: number[]; level: number }
+  /** Make the index of a layer that has ended, in the thread that it is bound to. */
+  | { type: 'assemble'; blocks: BlockTable }
 
 export type ToWorker =
-  | { type: 'start'; job: number; options: JobOptions }
-  /** A piece of the blob, its memory transferred. At most INPUT_CREDIT pieces are under way. */
-  | { type: 'piece'; job: number; bytes: Uint8Array<ArrayBuffer> }
-  | { type: 'end'; job: number }
-  /** The input failed or was given up; the error itself stays in the main thread. */
-  | { type: 'fail'; job: number }
-  /** The sink has taken so many bytes of packed blocks. */
-  | { type: 'taken'; job: number; bytes: number }
+  /** Said before anything else about this memory; pools number what they make. */
+  | { type: 'memory'; memory: number; shared: SharedArrayBuffer }
+  /** Binds a layer to the thread. */
+  | { type: 'start'; job: number; memory: number; options: UnpackOptions }
+  | { type: 'task'; job: number; memory: number; task: Task }
+  /** A bound layer is done with or given up. */
+  | { type: 'drop'; job: number }
 
-export type FromWorker =
-  /** The worker wants one more piece. */
-  | { type: 'want'; job: number }
-  /** Packed blocks one after another, in order. */
-  | { type: 'blocks'; job: number; packed: Uint8Array<ArrayBuffer>; blocks: BlockNote[] }
-  | { type: 'done'; job: number; encoded: Uint8Array<ArrayBuffer> }
-  | { type: 'failed'; job: number; error: ErrorNote }
+export type Answer =
+  | { type: 'unpacked'; state: UnpackState; spans: { span: number; rawLengths: number[] }[] }
+  | { type: 'packed'; span: number; blocks: PackedSpan }
+  | { type: 'assembled'; diffId: string; fileCount: number; encoded: Uint8Array<ArrayBuffer> }
+  | { type: 'failed'; error: ErrorNote }
 
-export interface BlockNote {
-  readonly packedLength: number
-  readonly rawLength: number
-  readonly codec: number
-  readonly hash: Uint8Array
-}
+export type FromWorker = { job: number; answer: Answer }
 
 export interface ErrorNote {
   readonly code: ErrorCode
   readonly message: string
   readonly details: Record<string, unknown>
 }
-
-/** Pieces of the blob that may be on their way to a worker or wait in it, a job. */
-export const INPUT_CREDIT = 4
-export const INPUT_PIECE_LENGTH = 256 * 1024
-/** Packed bytes that may be on their way to the sink, a job. */
-export const OUTPUT_CREDIT = 4 * 1024 * 1024
-export const OUTPUT_BATCH = 512 * 1024
 
 export function noteError(error: unknown): ErrorNote {
   if (error instanceof SkimmerError) return { code: error.code, message: error.message, details: error.details }

@@ -1,113 +1,99 @@
-// One indexer thread: runs the jobs that the pool gives it, several at once, each with credit in both directions.
+// One indexer thread: unpacks the layers that are bound to it and packs spans of any layer, one task after the other, never waiting.
 import { parentPort } from 'node:worker_threads'
 import type { MessagePort } from 'node:worker_threads'
 import { SkimmerError } from '../oci/errors.ts'
-import type { PackedBlock } from './block-packer.ts'
-import { INPUT_CREDIT, noteError, OUTPUT_BATCH, OUTPUT_CREDIT } from './index-messages.ts'
-import type { BlockNote, FromWorker, JobOptions, ToWorker } from './index-messages.ts'
-import { indexLayer } from './indexer.ts'
+import { BlockPacker } from './block-packer.ts'
+import { IndexMemory } from './index-memory.ts'
+import { noteError } from './index-messages.ts'
+import type { Answer, FromWorker, Task, ToWorker } from './index-messages.ts'
+import { LayerUnpacker } from './layer-unpacker.ts'
+import type { UnpackOptions } from './layer-unpacker.ts'
 
-class IndexJob {
-  readonly #job: number
+/** A layer that is bound to this thread. */
+class BoundLayer {
+  readonly #memory: IndexMemory
+  readonly unpacker: LayerUnpacker
+  #spans: { span: number; rawLengths: number[] }[] = []
+
+  constructor(memory: IndexMemory, options: UnpackOptions) {
+    this.#memory = memory
+    this.unpacker = new LayerUnpacker(options, (raw, rawLengths) => this.#spans.push({ span: memory.raws.indexOf(raw), rawLengths }))
+  }
+
+  unpack({ piece, end, spans }: Task & { type: 'unpack' }): Answer {
+    for (const span of spans) this.unpacker.lend(this.#memory.raws[span])
+    if (piece !== undefined) this.unpacker.push(this.#memory.pieces[piece.position].subarray(0, piece.length))
+    if (end) this.unpacker.end()
+    const state = this.unpacker.run()
+    const done = this.#spans
+    this.#spans = []
+    return { type: 'unpacked', state, spans: done }
+  }
+}
+
+class IndexThread {
   readonly #port: MessagePort
-  readonly #pieces: (Uint8Array | 'end' | 'fail')[] = []
-  #arrived: (() => void) | undefined
-  #batch: PackedBlock[] = []
-  #batchLength = 0
-  /** Packed bytes that were sent and not yet taken. */
-  #underWay = 0
-  #taken: (() => void) | undefined
+  readonly #memories = new Map<number, IndexMemory>()
+  readonly #layers = new Map<number, BoundLayer>()
+  readonly #packers = new Map<number, BlockPacker>()
 
-  constructor(job: number, port: MessagePort) {
-    this.#job = job
+  constructor(port: MessagePort) {
     this.#port = port
   }
 
-  async run(options: JobOptions): Promise<void> {
+  serve(): void {
+    this.#port.on('message', (message: ToWorker) => this.#receive(message))
+  }
+
+  #receive(message: ToWorker): void {
+    if (message.type === 'memory') this.#memories.set(message.memory, new IndexMemory(message.shared))
+    else if (message.type === 'start') this.#layers.set(message.job, new BoundLayer(this.#memory(message.memory), message.options))
+    else if (message.type === 'drop') this.#drop(message.job)
+    else this.#perform(message)
+  }
+
+  #perform({ job, memory, task }: ToWorker & { type: 'task' }): void {
     try {
-      const { encoded } = await indexLayer(this.#input(), { ...options, sink: { block: (block) => this.#block(block) } })
-      this.#flush()
-      const own = Uint8Array.from(encoded)
-      this.#send({ type: 'done', job: this.#job, encoded: own }, own.buffer)
+      const answer = this.#answer(job, memory, task)
+      this.#send({ job, answer }, answer.type === 'assembled' ? [answer.encoded.buffer] : [])
     } catch (error) {
-      this.#send({ type: 'failed', job: this.#job, error: noteError(error) })
+      this.#drop(job)
+      this.#send({ job, answer: { type: 'failed', error: noteError(error) } })
     }
   }
 
-  arrive(piece: Uint8Array | 'end' | 'fail'): void {
-    this.#pieces.push(piece)
-    this.#arrived?.()
-  }
-
-  taken(bytes: number): void {
-    this.#underWay -= bytes
-    this.#taken?.()
-  }
-
-  async *#input(): AsyncGenerator<Uint8Array> {
-    for (let i = 0; i < INPUT_CREDIT; i++) this.#send({ type: 'want', job: this.#job })
-    for (;;) {
-      while (this.#pieces.length === 0) await new Promise<void>((resolve) => (this.#arrived = resolve))
-      const piece = this.#pieces.shift()
-      if (piece === 'end') return
-      if (piece === 'fail' || piece === undefined) throw new SkimmerError('ABORTED', 'the layer stopped coming')
-      this.#send({ type: 'want', job: this.#job })
-      yield piece
+  #answer(job: number, memory: number, task: Task): Answer {
+    if (task.type === 'pack') {
+      const { raws, packs } = this.#memory(memory)
+      return { type: 'packed', span: task.span, blocks: this.#packer(task.level).pack(raws[task.span], task.rawLengths, packs[task.span]) }
     }
+    const layer = this.#layers.get(job)
+    if (layer === undefined) throw new SkimmerError('ABORTED', 'the layer was given up')
+    if (task.type === 'unpack') return layer.unpack(task)
+    const { diffId, fileCount, encoded } = layer.unpacker.index(task.blocks)
+    return { type: 'assembled', diffId, fileCount, encoded: Uint8Array.from(encoded) }
   }
 
-  #block(block: PackedBlock): void | Promise<void> {
-    this.#batch.push(block)
-    this.#batchLength += block.packed.length
-    if (this.#batchLength < OUTPUT_BATCH) return
-    this.#flush()
-    if (this.#underWay >= OUTPUT_CREDIT) return this.#room()
+  #memory(number: number): IndexMemory {
+    const memory = this.#memories.get(number)
+    if (memory === undefined) throw new SkimmerError('INTERNAL', `an indexer thread does not know memory ${number}`)
+    return memory
   }
 
-  async #room(): Promise<void> {
-    while (this.#underWay >= OUTPUT_CREDIT) {
-      if (this.#pieces.includes('fail')) throw new SkimmerError('ABORTED', 'the blocks are not wanted any more')
-      await new Promise<void>((resolve) => (this.#taken = resolve))
-    }
+  #packer(level: number): BlockPacker {
+    let packer = this.#packers.get(level)
+    if (packer === undefined) this.#packers.set(level, (packer = new BlockPacker({ level })))
+    return packer
   }
 
-  /** Several blocks go in one message: their bytes are copied together once, as frames share zstd's output buffers. */
-  #flush(): void {
-    if (this.#batch.length === 0) return
-    const packed = new Uint8Array(this.#batchLength)
-    const blocks: BlockNote[] = []
-    let at = 0
-    for (const block of this.#batch) {
-      packed.set(block.packed, at)
-      at += block.packed.length
-      blocks.push({ packedLength: block.packed.length, rawLength: block.rawLength, codec: block.codec, hash: Uint8Array.from(block.hash) })
-    }
-    this.#batch = []
-    this.#batchLength = 0
-    this.#underWay += at
-    this.#send({ type: 'blocks', job: this.#job, packed, blocks }, packed.buffer)
+  #drop(job: number): void {
+    this.#layers.get(job)?.unpacker.close()
+    this.#layers.delete(job)
   }
 
-  #send(message: FromWorker, ...transfer: ArrayBuffer[]): void {
+  #send(message: FromWorker, transfer: ArrayBuffer[] = []): void {
     this.#port.postMessage(message, transfer)
   }
 }
 
-function serve(port: MessagePort): void {
-  const jobs = new Map<number, IndexJob>()
-  port.on('message', (message: ToWorker) => {
-    if (message.type === 'start') {
-      const job = new IndexJob(message.job, port)
-      jobs.set(message.job, job)
-      void job.run(message.options).finally(() => jobs.delete(message.job))
-      return
-    }
-    const job = jobs.get(message.job) // a job that has failed may still be spoken to
-    if (message.type === 'piece') job?.arrive(message.bytes)
-    else if (message.type === 'taken') job?.taken(message.bytes)
-    else job?.arrive(message.type)
-    if (message.type === 'fail') job?.taken(0)
-  })
-}
-
-if (parentPort !== null) serve(parentPort)
+if (parentPort !== null) new IndexThread(parentPort).serve()

@@ -78,6 +78,17 @@ export class GrowingResource extends EventEmitter<GrowingEvents> {
     return this.#queuedBytes > MAX_UNWRITTEN_BYTES ? this.#drained() : done
   }
 
+  /** As append() for several whose bytes are only lent: resolves when they are written, or never will be. */
+  async appendLent(blocks: readonly { packed: Uint8Array; rawLength: number; codec: number; hash: Uint8Array }[]): Promise<void> {
+    let last = done
+    for (const { packed, rawLength, codec, hash } of blocks) {
+      last = this.append(packed, rawLength, codec, hash)
+      last.catch(() => {}) // the next one, or the end of this, says so too
+    }
+    await last.finally(() => this.#flushing)
+    if (this.#failure !== undefined) throw this.#failure
+  }
+
   async #drained(): Promise<void> {
     while (this.#queuedBytes > MAX_UNWRITTEN_BYTES && this.#flushing !== undefined) await this.#flushing
     if (this.#failure !== undefined) throw this.#failure

@@ -199,8 +199,8 @@ export class LayerOrigin {
     try {
       const blob = access.client.blob(reference, { digest: layer.digest, size: layer.size }, { signal })
       const result = await this.#indexer.index(work.counted(blob, bytes => this.#bytes?.inc(bytes)), {
-        layerDigest: layer.digest, layerSize: layer.size, compression: compression === 'none' && layer.mediaType.startsWith('application/vnd.oci.') ? 'none' : 'detect', expectedDiffId: layer.diffId, signal,
-        sink: { block: ({ packed, rawLength, codec, hash }) => growing.append(packed, rawLength, codec, hash) },
+        layerDigest: layer.digest, layerSize: layer.size, compression: compression === 'none' && layer.mediaType.startsWith('application/vnd.oci.') ? 'none' : 'detect', expectedDiffId: layer.diffId, verified: true, signal,
+        sink: { blocks: batch => growing.appendLent(batch) },
       })
       await this.#store.putObject(result.encoded)
       const resource = await growing.seal(layerResource(result.indexDigest), { diffId: layer.diffId, origin: { layerDigest: layer.digest, repository } })

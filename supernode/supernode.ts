@@ -104,6 +104,7 @@ export class Supernode {
       stops.push(() => gate.close())
       const indexer = new IndexerPool({ threads: config.limits.indexerThreads })
       stops.push(() => indexer.close())
+      indexer.warm()
       const catalog = new ImageCatalog({ gate, state, logger }, { tagTtlMs: config.tagTtlMs, accessTtlMs: config.accessTtlMs })
       const origin = new LayerOrigin({ store, indexer, state, logger, metrics }, { parallelLayers: config.limits.parallelLayers })
       stops.push(() => origin.close())

@@ -9,12 +9,13 @@ import { buildTar } from './tar-builder.ts'
 
 function cut(tar: Uint8Array, pieces: readonly number[] = [100_000]): Buffer[] {
   const blocks: Buffer[] = []
-  const cutter = new BlockCutter((raw) => blocks.push(Buffer.from(raw)))
+  let end = 0
+  const cutter = new BlockCutter((length) => blocks.push(Buffer.from(tar.subarray(end, (end += length)))))
   const reader = new TarReader((_entry, offset, length) => cutter.entry(offset, length))
   for (let at = 0, i = 0; at < tar.length; i++) {
     const piece = tar.subarray(at, at + pieces[i % pieces.length])
     reader.push(piece)
-    cutter.push(piece)
+    cutter.push(piece.length)
     at += piece.length
   }
   reader.end()

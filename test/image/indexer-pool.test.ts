@@ -17,7 +17,7 @@ const layers = Array.from({ length: 12 }, (_, seed) => {
   return { tar, blob, options: { layerDigest: digestOf(blob), layerSize: blob.length, compression: 'gzip' as const, expectedDiffId: digestOf(tar) } }
 })
 type Sink = IndexOptions['sink']
-const ignore: Sink = { block() {} }
+const ignore: Sink = { blocks() {} }
 
 async function* pieces(blob: Uint8Array): AsyncGenerator<Uint8Array> {
   for (let at = 0; at < blob.length; at += 30_000) yield blob.subarray(at, at + 30_000)
@@ -36,12 +36,14 @@ describe('the indexer pool', () => {
       const stream = createHash('sha256')
       let working = false
       const sink: Sink = {
-        async block({ packed, codec, hash }) {
+        async blocks(batch) {
           expect(working).toBe(false)
           working = true
-          expect(digestOf(packed)).toBe(`sha256:${Buffer.from(hash).toString('hex')}`)
-          stream.update(codec === CODEC_RAW ? packed : zstdDecompressSync(packed))
           await new Promise((resolve) => setImmediate(resolve))
+          for (const { packed, codec, hash } of batch) {
+            expect(digestOf(packed)).toBe(`sha256:${Buffer.from(hash).toString('hex')}`)
+            stream.update(codec === CODEC_RAW ? packed : zstdDecompressSync(packed))
+          }
           working = false
         },
       }
@@ -61,7 +63,7 @@ describe('the indexer pool', () => {
     await expect(pool.index(pieces(blob), { ...options, layerDigest: digestOf(Buffer.of(1)), sink: ignore })).rejects.toMatchObject({ code: 'DIGEST_MISMATCH' })
     const text = Buffer.from('no tar at all '.repeat(100))
     await expect(pool.index(pieces(text), { layerDigest: digestOf(text), layerSize: text.length, compression: 'detect', sink: ignore })).rejects.toMatchObject({ code: 'INVALID_DATA' })
-    await expect(pool.index(pieces(blob), { ...options, sink: { block: () => Promise.reject(new Error('disk full')) } })).rejects.toThrow('disk full')
+    await expect(pool.index(pieces(blob), { ...options, sink: { blocks: () => Promise.reject(new Error('disk full')) } })).rejects.toThrow('disk full')
     async function* broken() {
       yield blob.subarray(0, 1000)
       throw new Error('connection reset')
@@ -85,7 +87,7 @@ describe('the indexer pool', () => {
     const [{ blob, options }] = layers
     const started = Promise.withResolvers<void>()
     const stuck: Sink = {
-      block: () => {
+      blocks: () => {
         started.resolve()
         return new Promise(() => {})
       },

@@ -33,7 +33,7 @@ function collect(): { blocks: PackedBlock[]; sink: IndexOptions['sink']; stream(
   const blocks: PackedBlock[] = []
   return {
     blocks,
-    sink: { block: (block) => void blocks.push({ ...block, packed: Uint8Array.from(block.packed) }) },
+    sink: { blocks: (batch) => batch.forEach((block) => blocks.push({ ...block, packed: Uint8Array.from(block.packed) })) },
     stream: () => Buffer.concat(blocks.map(({ packed, codec }) => (codec === CODEC_RAW ? packed : zstdDecompressSync(packed)))),
   }
 }
@@ -71,7 +71,7 @@ const peakOf = async (make: () => AsyncGenerator<Uint8Array>): Promise<{ grown: 
       yield piece
     }
   }
-  const { fileCount } = await indexLayer(watched(), { layerDigest: `sha256:${hash.digest('hex')}`, layerSize: size, compression: 'none', sink: { block() {} } })
+  const { fileCount } = await indexLayer(watched(), { layerDigest: `sha256:${hash.digest('hex')}`, layerSize: size, compression: 'none', sink: { blocks() {} } })
   return { grown: Math.max(peak, process.memoryUsage.rss()) - before, files: fileCount }
 }
 
@@ -126,11 +126,11 @@ describe('indexing a layer', () => {
     let given = 0
     let inSink = 0
     const sink = {
-      async block() {
+      async blocks(batch: readonly PackedBlock[]) {
         expect(++inSink).toBe(1)
         await new Promise((resolve) => setImmediate(resolve))
         inSink--
-        given++
+        given += batch.length
       },
     }
     let mostAhead = 0
@@ -192,7 +192,7 @@ describe('a layer that is not what it should be', () => {
     }
     const options = { layerDigest: digestOf(blob), layerSize: blob.length, compression: 'detect' as const }
     await expect(indexLayer(broken(), { ...options, sink: collect().sink })).rejects.toThrow('connection reset')
-    const full = { block: () => Promise.reject(new Error('disk full')) }
+    const full = { blocks: () => Promise.reject(new Error('disk full')) }
     await expect(indexLayer(pieces(blob), { ...options, sink: full })).rejects.toThrow('disk full')
   })
 

@@ -44,7 +44,7 @@ export class LocalLazyImages implements LazyImages {
     const response = await fetch(`http://${this.#registry}/v2/${repository}/blobs/${layerDigest}`, { signal })
     if (response.status !== 200) throw new SkimmerError('NOT_FOUND', `the registry answered ${response.status}`)
     const blob = Buffer.from(await response.arrayBuffer())
-    const indexed = await indexLayer(Readable.from([blob]), { layerDigest, layerSize: blob.length, compression: 'detect', sink: { block: () => {} } })
+    const indexed = await indexLayer(Readable.from([blob]), { layerDigest, layerSize: blob.length, compression: 'detect', sink: { blocks: () => {} } })
     await pipeline(Readable.from([blob]), createGunzip(), createWriteStream(this.#stream(indexed.diffId)))
     this.#indexes.set(indexed.diffId, indexed.decode())
     return { diffId: indexed.diffId, size: blob.length, inodes: indexed.fileCount }
