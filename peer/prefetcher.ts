@@ -171,13 +171,17 @@ export class Prefetcher {
     }
   }
 
+  /**
+   * All blocks first, then the proofs: a proof unpacks and hashes everything, and while others still wait for blocks from here, that is worth
+   * less than passing blocks on.
+   */
   async #bringAll(hold: Hold): Promise<void> {
     const { signal } = hold.abort
-    const waits = hold.resources.map(async resource => {
-      // A damaged block that the proof finds is brought again.
+    const bring = (resource: Resource): Promise<unknown> => this.#fetcher.ensure(resource, [{ from: 0, to: resource.table.count }], { priority: 'background', signal })
+    await settleAll(hold.resources.map(bring))
+    hold.emit('whole')
+    await settleAll(hold.resources.filter(resource => resource.diffId !== undefined && !resource.proved).map(async resource => {
       for (;;) {
-        await this.#fetcher.ensure(resource, [{ from: 0, to: resource.table.count }], { priority: 'background', signal })
-        if (resource.diffId === undefined || resource.proved) return
         try {
           await resource.prove()
           this.#proofs.inc({ result: 'proved' })
@@ -189,12 +193,16 @@ export class Prefetcher {
           }
           if (!hasCode(error, 'NOT_FOUND', 'CONFLICT')) throw error
           signal.throwIfAborted()
+          // A damaged block that the proof found is brought again.
+          await bring(resource)
         }
       }
-    })
-    const outcomes = await Promise.allSettled(waits)
-    const failed = outcomes.find(outcome => outcome.status === 'rejected')
-    if (failed !== undefined) throw failed.reason
-    hold.emit('whole')
+    }))
   }
+}
+
+/** Waits for all, then throws the first failure: nothing goes on unwatched behind an error. */
+async function settleAll(works: readonly Promise<unknown>[]): Promise<void> {
+  const failed = (await Promise.allSettled(works)).find(outcome => outcome.status === 'rejected')
+  if (failed !== undefined) throw failed.reason
 }
