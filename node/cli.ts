@@ -37,6 +37,13 @@ addDoctor(program)
 addDemo(program)
 for (const command of program.commands) command.exitOverride().addHelpText('after', `\n${EXIT_CODE_HELP}`)
 
+// Whoever reads us may stop reading (`skimmer explain | head`): what is said then is lost, and nothing else.
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error
+  })
+}
+
 try {
   await program.parseAsync()
 } catch (error) {

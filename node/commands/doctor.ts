@@ -2,9 +2,6 @@
 import { mkdirSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
-import { capabilities } from '../../blockdev/capabilities.ts'
-import { readSupervisorState } from '../../blockdev/supervisor-state.ts'
-import { stateFileIn } from '../../blockdev/supervise.ts'
 import type { StatusAnswer } from '../api/answers.ts'
 import { callNode } from '../api/client.ts'
 import { addSettings, loadSettings } from '../config/settings.ts'
@@ -28,6 +25,7 @@ export function addDoctor(program: Command): void {
 "ok" works, "without" is missing but another way is taken, "MISSING" must be there: then the exit code is 1.`)
   addSettings(command, { root, run, 'snapshotter.name': name }).action(async (flags: Record<string, unknown>) => {
     const config = loadSettings(NODE_SETTINGS, flags)
+    const [{ capabilities }, { readSupervisorState }, { stateFileIn }] = await Promise.all([import('../../blockdev/capabilities.ts'), import('../../blockdev/supervisor-state.ts'), import('../../blockdev/supervise.ts')])
     const directory = join(config.root, 'images')
     if (process.getuid?.() === 0) mkdirSync(directory, { recursive: true })
     const found = await capabilities(directory, readSupervisorState(stateFileIn(resolve(config.run)))?.negotiated)

@@ -1,11 +1,9 @@
 // `skimmer preheat`: a supernode pulls, indexes and holds an image ahead of time.
 import { type Command, Option } from 'commander'
-import { request } from 'undici'
 import { SkimmerError, type ErrorCode } from '../../oci/errors.ts'
 import type { PreheatJob } from '../../supernode/preheat-job.ts'
 import { secretIn } from '../config/supernode-settings.ts'
 import { interruptible } from '../interrupt.ts'
-import { Progress } from '../progress.ts'
 
 const POLL_MS = 200
 
@@ -25,6 +23,7 @@ export function addPreheat(program: Command): void {
     .option('--detach', 'print the job id and do not wait')
     .action(async (image: string, flags: { supernode: string; platform?: string; nodes?: boolean; tokenFile?: string; detach?: boolean }) => {
       if (!URL.canParse(flags.supernode) || !/^https?:\/\//.test(flags.supernode)) throw new SkimmerError('INVALID_ARGUMENT', `--supernode: ${JSON.stringify(flags.supernode)} is not a URL, for instance http://10.0.0.1:4981`)
+      const { request } = await import('undici')
       const token = secretIn(flags.tokenFile, '--token-file')
       const headers = { 'content-type': 'application/json', ...(token === undefined ? {} : { authorization: `Bearer ${token}` }) }
       const call = async (method: 'GET' | 'POST', path: string, body?: unknown): Promise<PreheatJob> => {
@@ -41,6 +40,7 @@ export function addPreheat(program: Command): void {
       await interruptible(async (signal) => {
         let job = await call('POST', '/api/v1/preheats', { type: 'image', url: image, platform: flags.platform, scope: flags.nodes ? 'all' : 'supernode' })
         if (flags.detach) return void process.stdout.write(`${job.id}\n`)
+        const { Progress } = await import('../progress.ts')
         const progress = new Progress()
         try {
           while (job.state === 'WAITING' || job.state === 'RUNNING') {

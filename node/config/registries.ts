@@ -1,10 +1,6 @@
-// How registries are reached and with which credentials: the settings that node and supernode share.
-import { loadDockerConfig } from '../../oci/docker-config.ts'
-import { RegistryClient } from '../../oci/registry-client.ts'
+// How registries are reached and with which credentials: the settings that node and supernode share, as the hosts configuration of oci/.
 import type { HostsConfig } from '../../oci/registry-hosts.ts'
 import { SkimmerError } from '../../oci/errors.ts'
-import type { Logger } from 'pino'
-import type { Registry } from 'prom-client'
 import { list, optional, type Values } from './settings.ts'
 
 export const REGISTRY_SETTINGS = {
@@ -13,10 +9,6 @@ export const REGISTRY_SETTINGS = {
   'registry.ca': list('HOST=FILE', [], 'certificate authorities of registries, PEM files'),
   'registry.insecure': list('HOST', [], 'registries whose certificate is not checked'),
   'registry.mirrors': list('HOST=URL', [], 'asked before the registry itself'),
-}
-
-export function registryClient(values: Values<typeof REGISTRY_SETTINGS>, components: { logger: Logger; metrics?: Registry }): RegistryClient {
-  return new RegistryClient({ credentials: loadDockerConfig(values['registry.config']), hosts: hostsConfig(values), ...components })
 }
 
 export function hostsConfig(values: Values<typeof REGISTRY_SETTINGS>): HostsConfig {

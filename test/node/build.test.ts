@@ -1,10 +1,12 @@
 // `npm run build`: the JavaScript it makes runs as the sources do, with its workers, its page and its protocol files.
-import { afterAll, describe, expect, test } from '@jest/globals'
+import { afterAll, describe, expect, jest, test } from '@jest/globals'
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ROOT, skimmer } from './run-cli.ts'
+
+jest.setTimeout(180_000)
 
 // Below node_modules: packages are found, and Node strips no types there, so that a forgotten .ts fails.
 const directory = join(ROOT, 'node_modules', `.skimmer-build-${process.pid}`)

@@ -1,12 +1,13 @@
 // The `skimmer` command as people meet it: help that teaches, exit codes that mean something, errors that say what to do.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { EXIT_CODES } from '../../node/exit-codes.ts'
 import { NODE_SETTINGS } from '../../node/config/node-settings.ts'
 import { SUPERNODE_SETTINGS } from '../../node/config/supernode-settings.ts'
-import { ROOT, skimmer } from './run-cli.ts'
+import { CLI, ROOT, skimmer } from './run-cli.ts'
 
 const COMMANDS = ['supernode', 'node', 'preheat', 'inspect', 'mount', 'umount', 'status', 'explain', 'doctor', 'demo']
 
@@ -91,6 +92,12 @@ describe('mistakes', () => {
     const result = await skimmer(['node', '--config', file('typo.yaml', 'cache: { szie: 1GiB }')])
     expect(result.code).toBe(EXIT_CODES.usage)
     expect(result.stderr).toMatch(/typo\.yaml: cache\.szie is unknown; known keys: .*cache\.size/)
+  })
+
+  test('a reader that stops reading is no error: skimmer doctor | head -1', () => {
+    const words = ['doctor', '--root', `${directory}/root`, '--run', `${directory}/run`].map((word) => JSON.stringify(word)).join(' ')
+    const { stdout, stderr } = spawnSync('sh', ['-c', `${JSON.stringify(process.execPath)} ${JSON.stringify(CLI)} ${words} | head -n 1`], { encoding: 'utf8' })
+    expect([stdout.split('\n').length, stderr]).toEqual([2, ''])
   })
 
   test('SKIMMER_DEBUG adds the stack', async () => {
