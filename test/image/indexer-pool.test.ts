@@ -3,6 +3,7 @@ import { afterEach, describe, expect, test } from '@jest/globals'
 import { createHash } from 'node:crypto'
 import { gzipSync, zstdDecompressSync } from 'node:zlib'
 import { CODEC_RAW } from '../../image/block-table.ts'
+import { SkimmerError } from '../../oci/errors.ts'
 import { indexLayer } from '../../image/indexer.ts'
 import type { IndexOptions } from '../../image/indexer.ts'
 import { IndexerPool } from '../../image/indexer-pool.ts'
@@ -70,6 +71,72 @@ describe('the indexer pool', () => {
     }
     await expect(pool.index(broken(), { ...options, sink: ignore })).rejects.toThrow('connection reset')
     expect((await pool.index(pieces(blob), { ...options, sink: ignore })).diffId).toBe(options.expectedDiffId)
+  })
+
+  test('of a layer that breaks early, the rest of the blob is still asked whether it was the promised one', async () => {
+    pool = new IndexerPool({ threads: 1 })
+    const broken = gzipSync(Buffer.concat([Buffer.from('no tar at all '.repeat(100)), noise(4_000_000, 1)]))
+    const options = { layerDigest: digestOf(broken), layerSize: broken.length, compression: 'gzip' as const, sink: ignore }
+    let asked = 0
+    async function* watched(bytes: Uint8Array) {
+      for await (const piece of pieces(bytes)) {
+        asked += piece.length
+        yield piece
+      }
+    }
+    await expect(pool.index(watched(broken), options)).rejects.toMatchObject({ code: 'INVALID_DATA' })
+    expect(asked).toBe(broken.length)
+    const damaged = Buffer.from(broken)
+    damaged[damaged.length - 20] ^= 1
+    await expect(pool.index(pieces(damaged), options)).rejects.toMatchObject({ code: 'DIGEST_MISMATCH' })
+  })
+
+  test('an input that checks its digest itself is believed about it, and its error is what counts', async () => {
+    pool = new IndexerPool({ threads: 1 })
+    const [{ blob, options }] = layers
+    async function* registry(bytes: Uint8Array) {
+      yield* pieces(bytes.subarray(0, -1000))
+      if (digestOf(bytes) !== options.layerDigest) throw new SkimmerError('DIGEST_MISMATCH', 'not what the manifest names')
+      yield bytes.subarray(-1000)
+    }
+    expect((await pool.index(registry(blob), { ...options, verified: true, sink: ignore })).diffId).toBe(options.expectedDiffId)
+    const damaged = Buffer.from(blob)
+    damaged[1_000] ^= 1
+    await expect(pool.index(registry(damaged), { ...options, verified: true, sink: ignore })).rejects.toThrow('not what the manifest names')
+  })
+
+  test('a sink that does not take blocks stops the download; what it was lent stays as it is', async () => {
+    pool = new IndexerPool({ threads: 2 })
+    const tar = buildTar(Array.from({ length: 40 }, (_, i) => ({ name: `f${i}`, data: noise(1_000_000, i) })))
+    let asked = 0
+    async function* plain() {
+      for (let at = 0; at < tar.length; at += 100_000) {
+        asked += 100_000
+        yield tar.subarray(at, at + 100_000)
+      }
+    }
+    const waiting: (() => void)[] = []
+    let open = false
+    const stream = createHash('sha256')
+    const sink: Sink = {
+      async blocks(batch) {
+        const before = batch.map(({ packed }) => digestOf(packed))
+        if (!open) await new Promise<void>((resolve) => waiting.push(resolve))
+        expect(batch.map(({ packed }) => digestOf(packed))).toEqual(before)
+        for (const { packed, codec } of batch) stream.update(codec === CODEC_RAW ? packed : zstdDecompressSync(packed))
+      },
+    }
+    const indexing = pool.index(plain(), { layerDigest: digestOf(tar), layerSize: tar.length, compression: 'none', sink })
+    let settled = -1
+    while (waiting.length === 0 || settled !== asked) {
+      settled = asked
+      await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+    expect(asked).toBeLessThan(12_000_000)
+    open = true
+    waiting[0]()
+    await indexing
+    expect(`sha256:${stream.digest('hex')}`).toBe(digestOf(tar))
   })
 
   test('gives up when it is told to, also while a layer waits for its turn', async () => {
