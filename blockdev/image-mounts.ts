@@ -16,12 +16,23 @@ import { MountUsers } from './mount-users.ts'
 /** How an image is mounted: EROFS over files, EROFS over a loop device, our FUSE file system as it is, or the fuse-native package. */
 export type MountMode = 'file' | 'loop' | 'fuse' | 'fuse-native'
 
+export interface MountableLayer {
+  readonly diffId: string
+  readonly rawLength: number
+  readonly uniaddr: number
+  /**
+   * A plain file with the layer's whole, proved stream. An image all of whose layers have one is mounted over these files: its reads then need
+   * neither FUSE nor daemon. The file may be unlinked while it is mounted.
+   */
+  readonly localPath?: string
+}
+
 export interface MountableImage {
   /** Hex. Its disk and layers (and in mode `fuse` its tree) must be published on the FUSE channel. */
   readonly imageId: string
   readonly metadataPath: string
   /** Bottom first; the order of the device table. */
-  readonly layers: readonly { readonly diffId: string; readonly rawLength: number; readonly uniaddr: number }[]
+  readonly layers: readonly MountableLayer[]
   /** Mode `fuse-native` asks for the merged tree. */
   readonly tree?: () => Promise<ImageTree>
 }
@@ -117,9 +128,12 @@ export class ImageMounts {
   async #mount(image: MountableImage, mountPoint: string): Promise<void> {
     const { fuseMountPoint, timeoutMs, directIo } = this.#options
     fs.mkdirSync(mountPoint, { recursive: true })
-    if (this.mode === 'file') {
-      const devices = image.layers.map(({ diffId }) => ['device', path.join(fuseMountPoint, 'layers', diffId.replace(/^sha256:/, ''))] as const)
-      await mountReadOnly('erofs', image.metadataPath, mountPoint, devices, timeoutMs)
+    const local = localPaths(image)
+    if (local !== undefined && this.mode === 'loop') {
+      await this.#mountOverLoops(image.metadataPath, local, mountPoint)
+    } else if (this.mode === 'file') {
+      const paths = local ?? image.layers.map(({ diffId }) => path.join(fuseMountPoint, 'layers', diffId.replace(/^sha256:/, '')))
+      await mountReadOnly('erofs', image.metadataPath, mountPoint, paths.map((file) => ['device', file] as const), timeoutMs)
     } else if (this.mode === 'fuse-native') {
       if (image.tree === undefined) throw new SkimmerError('INVALID_ARGUMENT', `image ${image.imageId}: mode fuse-native needs the image's tree`)
       const treeFile = path.join(this.#options.directory, `${image.imageId}.tree`)
@@ -133,7 +147,20 @@ export class ImageMounts {
         await detachLoop(device, timeoutMs)
       }
     }
-    this.#logger.info({ image: image.imageId, mode: this.mode, mountPoint }, 'image mounted')
+    this.#logger.info({ image: image.imageId, mode: this.mode, mountPoint, local: local !== undefined }, 'image mounted')
+  }
+
+  /** One loop device for the metadata and one for each layer's own file, instead of one over the virtual disk. */
+  async #mountOverLoops(metadataPath: string, layers: readonly string[], mountPoint: string): Promise<void> {
+    const { timeoutMs, directIo } = this.#options
+    const attached: string[] = []
+    try {
+      for (const file of [metadataPath, ...layers]) attached.push(await attachLoop(file, { directIo, timeoutMs }))
+      const [metadata, ...devices] = attached
+      await mountReadOnly('erofs', metadata, mountPoint, devices.map((device) => ['device', device] as const), timeoutMs)
+    } finally {
+      for (const device of attached) await detachLoop(device, timeoutMs)
+    }
   }
 
   async #takeDown(imageId: string): Promise<void> {
@@ -185,6 +212,12 @@ export class ImageMounts {
     this.#turns.set(imageId, settled)
     return turn
   }
+}
+
+/** Of all layers, or undefined: EROFS reads whole 512-byte blocks, so a file with an odd end would fail at it. */
+function localPaths(image: MountableImage): string[] | undefined {
+  const paths = image.layers.flatMap(({ localPath, rawLength }) => (localPath !== undefined && rawLength % 512 === 0 && fs.existsSync(localPath) ? [localPath] : []))
+  return paths.length === image.layers.length ? paths : undefined
 }
 
 const IMAGE_ID = /^[0-9a-f]{64}$/

@@ -105,6 +105,8 @@ export class Resource extends EventEmitter<ResourceEvents> {
   /** Packed bytes of the blocks that are here. */
   get storedBytes(): number { return this.#blocks.bytes }
   get storedBlocks(): number { return this.#blocks.count }
+  /** The raw file, while the resource is proved and has one: the stream itself, for who reads it without us. It may be unlinked later. */
+  get rawPath(): string | undefined { return this.#record.proved && this.#record.raw && this.#raw.fd >= 0 ? this.#raw.path : undefined }
   /** Bytes of the raw file that count against the cap. */
   get rawBytes(): number { return this.#record.raw ? rawLength(this.table) : 0 }
   /** Milliseconds since 1970; reads by threads count. */

@@ -1,7 +1,7 @@
 // From composed images to mounted ones: publishes streams and disk on the FUSE channel, mounts, and counts who uses what.
 import type { Logger } from 'pino'
 import type { FuseChannel } from '../../blockdev/fuse-channel.ts'
-import type { ImageMounts } from '../../blockdev/image-mounts.ts'
+import type { ImageMounts, MountableLayer } from '../../blockdev/image-mounts.ts'
 import { composeImage } from '../../image/composer.ts'
 import type { ImageTree } from '../../image/tree.ts'
 import { SkimmerError } from '../../oci/errors.ts'
@@ -36,11 +36,11 @@ export class ImageDisks {
   /** Composes, publishes, and mounts the image for `user`; resolves with the mount point. Idempotent for a user. */
   async mount(diffIds: readonly string[], user: string): Promise<string> {
     const disk = await this.#metadata.compose(diffIds)
-    const { imageId, layers } = disk
+    const { imageId } = disk
     return await this.#turns.run(imageId, async () => {
       await this.#publish(disk)
       try {
-        return await this.#mounts.acquire({ imageId, metadataPath: this.#metadata.path(imageId), layers, tree: () => this.#tree(disk) }, user)
+        return await this.#mounts.acquire({ imageId, metadataPath: this.#metadata.path(imageId), layers: this.#mountable(disk), tree: () => this.#tree(disk) }, user)
       } catch (error) {
         if (this.#mounts.users(imageId).length === 0) await this.#withdraw(imageId)
         throw error
@@ -97,6 +97,11 @@ export class ImageDisks {
       length: Math.ceil((last.uniaddr + last.rawLength) / 4096) * 4096,
     })
     if (tree !== undefined) this.#channel.publishTree(disk.imageId, tree)
+  }
+
+  /** Layers that are proved and unpacked here are mounted as the plain files they are. */
+  #mountable(disk: ImageDisk): MountableLayer[] {
+    return disk.layers.map((layer) => ({ ...layer, localPath: this.#library.get(layer.diffId)?.resource.rawPath }))
   }
 
   async #tree(disk: ImageDisk): Promise<ImageTree> {
