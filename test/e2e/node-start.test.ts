@@ -43,7 +43,7 @@ suite(`an image starts lazily${whyNoNodes && ` (skipped: ${whyNoNodes})`}`, () =
       withView(node, 'overlayfs', topOf(image), async (ordinary) => {
         const [a, b] = await walkTrees([ours, ordinary])
         expect(Object.keys(a).length).toBeGreaterThan(480)
-        return treeDifferences(a, b, started)
+        return treeDifferences(a, b, started).slice(0, 20)
       }))
     expect(differences).toEqual([])
   })

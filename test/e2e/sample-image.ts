@@ -18,12 +18,23 @@ export interface SampleLayer {
   readonly mediaType: string
 }
 
-/** `anotherType` for a media type that nobody knows; the blob is then the bare tar. */
-export function layer(entries: readonly TarEntry[], compression: 'gzip' | 'zstd' | 'none' = 'gzip', anotherType?: string): SampleLayer {
+export function layer(entries: readonly TarEntry[], compression: 'gzip' | 'zstd' | 'none' = 'gzip'): SampleLayer {
   const tar = buildTar(entries.map((entry) => ({ mtime: MTIME, ...entry })))
-  if (anotherType !== undefined) return { tar, blob: tar, mediaType: anotherType }
   if (compression === 'none') return { tar, blob: tar, mediaType: LAYER_TYPE }
   return { tar, blob: compression === 'gzip' ? gzipSync(tar, { level: 1 }) : zstdCompressSync(tar), mediaType: `${LAYER_TYPE}+${compression}` }
+}
+
+/** A layer as `zstd --ultra --long=28` writes it, which containerd reads: one frame with a window of 256 MiB, here around stored blocks. */
+export function longWindowLayer(entries: readonly TarEntry[]): SampleLayer {
+  const { tar } = layer(entries, 'none')
+  const parts: Uint8Array[] = [Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0, (28 - 10) << 3])]
+  for (let at = 0; at < tar.length; at += 65_536) {
+    const piece = tar.subarray(at, at + 65_536)
+    const header = Buffer.alloc(3)
+    header.writeUIntLE((piece.length << 3) | (at + piece.length === tar.length ? 1 : 0), 0, 3)
+    parts.push(header, piece)
+  }
+  return { tar, blob: Buffer.concat(parts), mediaType: `${LAYER_TYPE}+zstd` }
 }
 
 /** Bytes that do not compress, the same for the same words. */
