@@ -1,5 +1,5 @@
 // Bench "read": a mounted image whose blocks are all local, with cold kernel caches, against the same tree unpacked on native ext4.
-import { mkdirSync, mkdtempSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { SkimmerError } from '../oci/errors.ts'
@@ -20,7 +20,7 @@ const MOUNTS = [
   { name: 'file-first', mode: 'file', whenWhole: false },
 ]
 /** Odd, so that the median is one of them. */
-const ROUNDS = 3
+const ROUNDS = 5
 const EXT4_MAGIC = 0xef53
 
 export async function benchRead(context: BenchContext): Promise<BenchResult> {
