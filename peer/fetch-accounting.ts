@@ -27,25 +27,30 @@ export class FetchAccounting {
   readonly #blocks: Counter<'source'>
 
   constructor(metrics: Registry) {
-    this.#bytes = new Counter({ name: 'skimmer_peer_fetched_bytes', help: 'Packed bytes of blocks that came here, by source', labelNames: ['source'], registers: [metrics] })
+    this.#bytes = new Counter({ name: 'skimmer_peer_fetched_bytes', help: 'Packed bytes of blocks, and bytes of layer indexes, that came here, by source', labelNames: ['source'], registers: [metrics] })
     this.#blocks = new Counter({ name: 'skimmer_peer_fetched_blocks', help: 'Blocks that came here, by source', labelNames: ['source'], registers: [metrics] })
   }
 
-  add(resource: string, source: Source, bytes: number, peer?: string): void {
+  /** A layer index or another object came. */
+  addObject(digest: string, source: Source, bytes: number, peer: string): void {
+    this.add(`object:${digest}`, source, bytes, peer, 0)
+  }
+
+  add(resource: string, source: Source, bytes: number, peer?: string, blocks = 1): void {
     let ledger = this.#ledgers.get(resource)
     if (ledger === undefined) {
       ledger = { bytes: none(), blocks: none(), timeline: [], peers: {} }
       this.#ledgers.set(resource, ledger)
     }
     ledger.bytes[source] += bytes
-    ledger.blocks[source]++
+    ledger.blocks[source] += blocks
     if (peer !== undefined) ledger.peers[peer] = (ledger.peers[peer] ?? 0) + bytes
     const now = Date.now()
     const last = ledger.timeline.at(-1)
     if (last !== undefined && last.source === source && now - last.at < STEP_MS) last.bytes += bytes
     else if (ledger.timeline.length < MAX_STEPS) ledger.timeline.push({ at: now, source, bytes })
     this.#bytes.inc({ source }, bytes)
-    this.#blocks.inc({ source })
+    if (blocks > 0) this.#blocks.inc({ source }, blocks)
   }
 
   /** What is known of a resource since this process started. */
@@ -58,6 +63,11 @@ export class FetchAccounting {
     const sum = none()
     for (const resource of resources) for (const step of this.stats(resource).timeline) if (step.at <= time) sum[step.source] += step.bytes
     return sum
+  }
+
+  /** Bytes by source of everything that came until `time`, layer indexes included. */
+  total(time: number): SourceBytes {
+    return this.until([...this.#ledgers.keys()], time)
   }
 
   forget(resource: string): void {

@@ -153,6 +153,7 @@ export class Fetcher implements BlockSource {
           reasons.push(`${peer.id} sent wrong bytes`)
           continue
         }
+        this.accounting.addObject(digest, peer.supernode ? 'supernode' : 'peer', bytes.length, peer.id)
         await this.#keepObject(bytes)
         return bytes
       } catch (error) {

@@ -133,7 +133,7 @@ export class NodeApi {
     const { core } = this.#components
     const until = before === undefined ? Date.now() : Number(before)
     if (!Number.isFinite(until)) throw new SkimmerError('INVALID_ARGUMENT', 'before: milliseconds since 1970 are needed')
-    return { sources: core.peer.fetcher.imageStats(core.library.list().map(({ resource }) => resource.id), until) }
+    return { sources: core.peer.fetcher.accounting.total(until) }
   }
 
   #explain(): ExplainAnswer {
