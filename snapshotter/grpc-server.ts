@@ -7,13 +7,15 @@ import { Server, ServerCredentials } from '@grpc/grpc-js'
 import type { ServiceDefinition, UntypedServiceImplementation } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
 import { SkimmerError } from '../oci/errors.ts'
+import type { EarlyGreeter } from './early-greeter.ts'
 
 /** containerd's own bounds on both sides. */
 const MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 const MAX_CONCURRENT_CALLS = 1024
 export const DEFAULT_STOP_GRACE_MS = 5_000
 
-export type Listening = { readonly socketPath: string } | { readonly fd: number }
+/** A socket path of its own, an inherited socket, or one on which clients were greeted already. */
+export type Listening = { readonly socketPath: string } | { readonly fd: number } | { readonly greeter: EarlyGreeter }
 
 export class GrpcServer {
   readonly #logger: Logger
@@ -33,16 +35,19 @@ export class GrpcServer {
   /** A socket path is made accessible to root only. @throws CONFLICT when another process answers on it. */
   async listen(where: Listening): Promise<void> {
     if ('socketPath' in where) await claimPath(where.socketPath)
-    const listener = createServer(socket => {
+    const accept = (socket: Socket): void => {
       this.#connections.add(socket)
       socket.once('close', () => this.#connections.delete(socket))
       socket.on('error', error => this.#logger.debug({ err: error }, 'a gRPC connection broke'))
       this.#injector.injectConnection(socket)
-    })
-    await new Promise<void>((resolve, reject) => {
-      listener.once('error', reject)
-      listener.listen('fd' in where ? { fd: where.fd } : { path: where.socketPath }, resolve)
-    })
+    }
+    const listener = 'greeter' in where ? where.greeter.handOver(accept) : createServer(accept)
+    if (!('greeter' in where)) {
+      await new Promise<void>((resolve, reject) => {
+        listener.once('error', reject)
+        listener.listen('fd' in where ? { fd: where.fd } : { path: where.socketPath }, resolve)
+      })
+    }
     listener.removeAllListeners('error').on('error', error => this.#logger.error({ err: error }, 'accepting gRPC connections failed'))
     if ('socketPath' in where) await chmod(where.socketPath, 0o600)
     this.#listener = listener

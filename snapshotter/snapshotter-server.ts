@@ -1,7 +1,7 @@
 // The gRPC server of the Snapshots service, which may listen before its snapshotter is ready: callers are greeted at once and their calls wait.
 //
 // containerd's client gives a server that restarts one second (growing to three) to greet it; then its calls fail. Opening a node's store and
-// joining its peers can take longer than that.
+// joining its peers can take longer than that; even loading the code can (see early-greeter.ts).
 import type { UntypedServiceImplementation } from '@grpc/grpc-js'
 import type { Logger } from 'pino'
 import { GrpcServer, type Listening } from './grpc-server.ts'
