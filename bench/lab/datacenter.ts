@@ -90,12 +90,14 @@ export class Datacenter {
 
   /** Starts a lazy node, with a containerd unless it only fetches. */
   async startNode(name: string, options: { containerd?: boolean; flags?: string[] } = {}): Promise<LabNode> {
+    this.plan.signal.throwIfAborted()
     const node = await LabNode.start(this.network.host(name), { directory: join(this.directory, name), supernodes: [this.supernode.address], plainHttp: [this.registry.address], ...options })
     if (node.containerd) this.#containerds.push(node.containerd)
     return node
   }
 
   async startOrdinary(): Promise<LabContainerd> {
+    this.plan.signal.throwIfAborted()
     const containerd = await LabContainerd.start({ directory: join(this.directory, 'ordinary'), host: this.network.host('ordinary') })
     this.#containerds.push(containerd)
     return containerd

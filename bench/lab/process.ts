@@ -76,6 +76,8 @@ export async function run(
   argv: readonly string[],
   options: { env?: Record<string, string>; cwd?: string; timeoutMs?: number; mayFail?: boolean; onOutput?: (chunk: string) => void; signal?: AbortSignal } = {},
 ): Promise<RunResult> {
+  // An abort that came before would never be heard.
+  options.signal?.throwIfAborted()
   const started = performance.now()
   const child = spawn(argv[0], argv.slice(1), { stdio: ['ignore', 'pipe', 'pipe'], cwd: options.cwd, env: { ...process.env, ...options.env }, detached: true })
   let firstOutputMs = -1
