@@ -159,7 +159,7 @@ export class ImageMounts {
       const [metadata, ...devices] = attached
       await mountReadOnly('erofs', metadata, mountPoint, devices.map((device) => ['device', device] as const), timeoutMs)
     } finally {
-      for (const device of attached) await detachLoop(device, timeoutMs)
+      await Promise.allSettled(attached.map((device) => detachLoop(device, timeoutMs)))
     }
   }
 

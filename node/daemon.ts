@@ -98,8 +98,7 @@ export class NodeDaemon {
     core.peer.on('quarantine', (resource, reason) => logger.error({ resource, reason }, 'a layer is not what its image promises: no new container may use it'))
     const api = new NodeApi({ core, channel, mounts, disks, images, held, snapshotter, failures, logger, metrics }, { metricsListen: config['metrics.listen'] })
 
-    await snapshotter.start(server)
-    await dropOrphans(snapshotter, mounts, disks, images, core)
+    await snapshotter.start(server, () => dropOrphans(snapshotter, mounts, disks, images, core))
     const apiFd = inherited.sockets.get(`unix:${join(run, 'api.sock')}`)
     await api.start(apiFd === undefined ? { path: join(run, 'api.sock') } : { fd: apiFd })
     logger.info({ peerId: core.peer.id, addrs: core.peer.addresses, mode: mounts.mode, run }, 'node started')
@@ -111,7 +110,7 @@ export class NodeDaemon {
     this.#logger.info('stopping')
     await this.#api.stop()
     await this.#snapshotter.stop()
-    await this.#mounts.takeDownAll()
+    await this.#mounts.takeDownAll().catch((error: unknown) => this.#logger.error({ err: error }, 'not every image could be unmounted'))
     await this.#channel.stop()
     await this.#core.stop()
   }

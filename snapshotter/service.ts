@@ -93,12 +93,14 @@ export class Snapshotter implements SnapshotCalls {
   }
 
   /** Opens the store, then listens, or answers who waits at a server that listens already. Lazy mounts come back in the background: the node must have published its layers before. */
-  async start(where: Listening | SnapshotterServer): Promise<void> {
+  async start(where: Listening | SnapshotterServer, beforeServing?: () => Promise<void>): Promise<void> {
     await mkdir(this.#root, { recursive: true, mode: 0o700 })
     await this.#store.open()
     await this.#directories.open()
     await this.#directories.sweep(new Set(this.#store.list().map(each => each.id)))
     void this.#directories.emptyTrash()
+    // Not later: a call that is being answered has its mount before its record.
+    await beforeServing?.()
     this.#restoring = this.#mounts?.restore(this.#uncommitted(), this.#stopped.signal) ?? Promise.resolve()
     this.#server = where instanceof SnapshotterServer ? where : await SnapshotterServer.listen({ logger: this.#logger }, where)
     this.#server.serve(snapshotHandlers(this, (method, code, seconds, error) => this.#observe(method, code, seconds, error)))

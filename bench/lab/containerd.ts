@@ -73,7 +73,7 @@ export class LabContainerd {
         // Already gone.
       }
     }
-    for (const mountPoint of mountsBelow(this.#options.directory)) await run(['umount', '--lazy', mountPoint], { mayFail: true })
+    await unmountBelow(this.#options.directory)
   }
 
   async #removeContainers(namespace: string): Promise<void> {
@@ -141,6 +141,11 @@ function commandLine(pid: number): string[] {
   } catch {
     return []
   }
+}
+
+/** Takes down whatever is still mounted in a directory that is about to be deleted. */
+export async function unmountBelow(directory: string): Promise<void> {
+  for (const mountPoint of mountsBelow(directory)) await run(['umount', '--lazy', mountPoint], { mayFail: true })
 }
 
 /** Deepest and latest first. */

@@ -6,7 +6,7 @@ import type { ImageAnswer, TrafficAnswer } from '../../node/api/answers.ts'
 import { formatDuration } from '../../node/config/units.ts'
 import { SkimmerError } from '../../oci/errors.ts'
 import { LabNode, LabSupernode } from './cluster.ts'
-import { LabContainerd } from './containerd.ts'
+import { LabContainerd, unmountBelow } from './containerd.ts'
 import { makeDemoImage, type Say } from './image.ts'
 import { type LabHost, LabNetwork } from './network.ts'
 import { run } from './process.ts'
@@ -27,6 +27,8 @@ export interface DatacenterPlan {
   readonly signal: AbortSignal
 }
 
+/** A container that still runs so long after its first output is a server. */
+const SETTLE_MS = 5_000
 const WHOLE_TIMEOUT_MS = 600_000
 
 export class Datacenter {
@@ -124,7 +126,19 @@ export class Datacenter {
 
   async #firstOutput(containerd: LabContainerd, started: number, command: readonly string[], flags: readonly string[]): Promise<number> {
     const before = performance.now() - started
-    const result = await containerd.ctr(['run', '--rm', ...flags, this.reference, `lab-${process.pid}`, ...command], { signal: this.plan.signal })
+    const { signal } = this.plan
+    const container = `lab-${process.pid}`
+    let settle: NodeJS.Timeout | undefined
+    // A server runs on after its first words: it is ended then, and on an interrupt, which process 1 of a container does not hear of by itself.
+    const end = (): void => void containerd.ctr(['tasks', 'kill', '--signal', 'SIGKILL', container], { mayFail: true, timeoutMs: 20_000 })
+    signal.addEventListener('abort', end, { once: true })
+    const result = await containerd
+      .ctr(['run', '--rm', ...flags, this.reference, container, ...command], { signal, mayFail: true, onOutput: () => void (settle ??= setTimeout(end, SETTLE_MS)) })
+      .finally(() => {
+        clearTimeout(settle)
+        signal.removeEventListener('abort', end)
+      })
+    if (result.firstOutputMs < 0 && result.code !== 0) throw new SkimmerError('UNAVAILABLE', `the container ended with code ${result.code}: ${result.stderr.slice(-1000)}`)
     // A command that prints nothing has its end for its first output.
     return before + (result.firstOutputMs < 0 ? result.elapsedMs : result.firstOutputMs)
   }
@@ -160,9 +174,13 @@ export class Datacenter {
 
   async stop(options: { keep?: boolean } = {}): Promise<void> {
     this.plan.say('taking everything down')
-    for (const containerd of this.#containerds) await containerd.stop()
-    await this.network.destroy()
+    const failures: unknown[] = []
+    // One step that fails must not leave the others undone.
+    for (const step of [...this.#containerds.map((containerd) => () => containerd.stop()), () => this.network.destroy(), () => unmountBelow(this.directory)]) {
+      await step().catch((error: unknown) => failures.push(error))
+    }
     if (options.keep) this.plan.say(`logs and state: ${this.directory}`)
     else rmSync(this.directory, { recursive: true, force: true })
+    if (failures.length > 0) throw failures[0]
   }
 }

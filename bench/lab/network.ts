@@ -115,7 +115,7 @@ export class LabNetwork {
   /** Ends every process the lab started (last started first) and takes the namespaces down. */
   async destroy(): Promise<void> {
     for (const host of [...this.hosts.values()].toReversed()) {
-      for (const child of host.processes.toReversed()) await child.stop()
+      for (const child of host.processes.toReversed()) await child.stop().catch(() => {})
     }
     for (const namespace of [...[...this.hosts.values()].map((host) => host.namespace), this.#hub]) {
       await run(['ip', 'netns', 'delete', namespace], { mayFail: true })

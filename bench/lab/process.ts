@@ -20,6 +20,9 @@ export interface RunResult {
   readonly elapsedMs: number
 }
 
+/** More than a node's supervisor allows its daemon (30 s) and the unmounting after it (20 s). */
+const STOP_GRACE_MS = 60_000
+
 export class LabProcess {
   readonly child: ChildProcess
   readonly name: string
@@ -50,7 +53,7 @@ export class LabProcess {
   }
 
   /** SIGTERM, then SIGKILL after `graceMs`; resolves when it is gone. */
-  async stop(graceMs = 10_000): Promise<void> {
+  async stop(graceMs = STOP_GRACE_MS): Promise<void> {
     if (!this.running) return
     const gone = once(this.child, 'exit')
     this.child.kill('SIGTERM')
@@ -70,6 +73,9 @@ export class LabProcess {
     }
   }
 }
+
+/** What is told to stop gets this long to clean up (debootstrap unmounts). */
+const KILL_AFTER_MS = 5_000
 
 /** Runs a command to its end. A code other than 0 is an error unless `mayFail`. */
 export async function run(
@@ -92,15 +98,25 @@ export async function run(
     err.push(chunk)
     options.onOutput?.(chunk.toString())
   })
+  // Its whole group: what a shell or apt started holds our pipes open, too.
+  const end = (name: NodeJS.Signals): void => {
+    try {
+      process.kill(-child.pid!, name)
+    } catch {
+      // gone already, or never started
+    }
+  }
+  let patience: NodeJS.Timeout | undefined
   const kill = (): void => {
-    child.kill('SIGTERM')
+    end('SIGTERM')
+    patience = setTimeout(() => end('SIGKILL'), KILL_AFTER_MS)
   }
   options.signal?.addEventListener('abort', kill, { once: true })
   const timeoutMs = options.timeoutMs ?? 300_000
   let late = false
   const timer = setTimeout(() => {
     late = true
-    child.kill('SIGKILL')
+    end('SIGKILL')
   }, timeoutMs)
   try {
     const [code, signal] = await new Promise<[number | null, string | null]>((resolve, reject) => {
@@ -110,7 +126,7 @@ export async function run(
     const stdout = Buffer.concat(out).toString()
     const stderr = Buffer.concat(err).toString()
     if (options.signal?.aborted) throw new SkimmerError('ABORTED', `${argv[0]} was interrupted`)
-    if (late) throw new SkimmerError('TIMEOUT', `${argv.join(' ')} took longer than ${timeoutMs} ms\n${stderr.slice(-2000)}`)
+    if (late && !options.mayFail) throw new SkimmerError('TIMEOUT', `${argv.join(' ')} took longer than ${timeoutMs} ms\n${stderr.slice(-2000)}`)
     const exit = code ?? 128
     if (exit !== 0 && !options.mayFail) {
       throw new SkimmerError('UNAVAILABLE', `${argv.join(' ')} ended with ${signal ?? `code ${exit}`}\n${(stderr || stdout).slice(-2000)}`)
@@ -118,6 +134,7 @@ export async function run(
     return { stdout, stderr, code: exit, firstOutputMs, elapsedMs: performance.now() - started }
   } finally {
     clearTimeout(timer)
+    clearTimeout(patience)
     options.signal?.removeEventListener('abort', kill)
   }
 }

@@ -85,7 +85,7 @@ export class NodeApi {
       await this.#components.held.hold(parse(referenceBody, request.body).reference)
       response.status(202).json({})
     })
-    app.post('/v1/mounts', async (request, response) => void response.status(201).json(await this.#mount(parse(mountBody, request.body))))
+    app.post('/v1/mounts', async (request, response) => void response.status(201).json(await this.#mount(parse(mountBody, request.body), () => response.destroyed)))
     app.delete('/v1/mounts', async (request, response) => {
       await this.#unmount(String(request.query.target ?? ''))
       response.status(200).json({})
@@ -169,13 +169,27 @@ export class NodeApi {
     return { reference: checked, imageId: imageIdOf(diffIds), layers }
   }
 
-  async #mount({ reference, target }: { reference: string; target: string }): Promise<MountAnswer> {
-    const { images } = this.#components
-    if (this.#targets.has(target)) throw new SkimmerError('CONFLICT', `an image is mounted at ${target} already: skimmer umount ${target}`)
-    const diffIds = await images.resolve({ reference })
-    const mountPoint = await images.mount(diffIds, mountUser(target))
-    this.#targets.set(target, diffIds)
-    return { reference, imageId: imageIdOf(diffIds), mountPoint }
+  /** `left` says whether the caller has gone meanwhile: then nobody will bind the mount anywhere, and nobody would end it. */
+  async #mount({ reference, target }: { reference: string; target: string }, left: () => boolean): Promise<MountAnswer> {
+    const { images, mounts } = this.#components
+    const user = mountUser(target)
+    if (this.#targets.has(target) || mounts.inUse().some((id) => mounts.users(id).includes(user))) {
+      throw new SkimmerError('CONFLICT', `an image is mounted at ${target} already: skimmer umount ${target}`)
+    }
+    this.#targets.set(target, [])
+    try {
+      const diffIds = await images.resolve({ reference })
+      const mountPoint = await images.mount(diffIds, user)
+      if (left()) {
+        await images.unmount(diffIds, user)
+        throw new SkimmerError('ABORTED', `nobody waits for ${reference} at ${target} any more`)
+      }
+      this.#targets.set(target, diffIds)
+      return { reference, imageId: imageIdOf(diffIds), mountPoint }
+    } catch (error) {
+      this.#targets.delete(target)
+      throw error
+    }
   }
 
   async #unmount(target: string): Promise<void> {

@@ -28,7 +28,7 @@ export function addMount(program: Command): void {
       await interruptible(async (signal) => {
         const mounted = await callNode<MountAnswer>(flags.socket, '/v1/mounts', { method: 'POST', body: { reference: image, target }, timeoutMs: MOUNT_TIMEOUT_MS, signal })
         try {
-          await execute('mount', ['--bind', '-o', 'ro', mounted.mountPoint, target])
+          await execute('mount', ['--bind', '-o', 'ro,nosuid,nodev', mounted.mountPoint, target])
         } catch (cause) {
           await callNode(flags.socket, `/v1/mounts?target=${encodeURIComponent(target)}`, { method: 'DELETE' })
           throw new SkimmerError('UNAVAILABLE', `${target}: ${(cause as { stderr?: string }).stderr?.trim() ?? (cause as Error).message}`, { cause })

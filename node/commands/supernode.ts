@@ -23,7 +23,7 @@ SIGTERM stops it; everything it holds is there again at the next start.`)
     const logger = createLogger(config['log.level'], 'supernode')
     await interruptible(async (signal) => {
       const supernode = await Supernode.start(supernodeConfig(config), { logger, metrics: new Registry() })
-      await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }))
+      if (!signal.aborted) await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }))
       logger.info('stopping')
       await supernode.stop()
     })

@@ -38,8 +38,11 @@ export class ImageDisks {
     const disk = await this.#metadata.compose(diffIds)
     const { imageId } = disk
     return await this.#turns.run(imageId, async () => {
-      await this.#publish(disk)
+      if (this.#metadata.isWrong(imageId, this.#mounts.users(imageId).length === 0)) {
+        throw new SkimmerError('FORBIDDEN', `image ${imageId} is mounted with a wrong tree that a supernode composed: end the containers that run on it first`)
+      }
       try {
+        await this.#publish(disk)
         return await this.#mounts.acquire({ imageId, metadataPath: this.#metadata.path(imageId), layers: this.#mountable(disk), tree: () => this.#tree(disk) }, user)
       } catch (error) {
         if (this.#mounts.users(imageId).length === 0) await this.#withdraw(imageId)
@@ -83,7 +86,6 @@ export class ImageDisks {
     })
     // The tree is needed only where images are served as a FUSE filesystem; it is composed from the same indexes, so node ids are the same again.
     const tree = this.#mounts.mode === 'fuse' ? await this.#tree(disk) : undefined
-    this.#published.set(disk.imageId, disk)
     for (const { record, resource } of layers) {
       const uses = this.#layerUses.get(record.diffId) ?? new Set()
       if (uses.size === 0) this.#channel.publishLayer(hexOf(record.diffId), resource.shared())
@@ -97,6 +99,7 @@ export class ImageDisks {
       length: Math.ceil((last.uniaddr + last.rawLength) / 4096) * 4096,
     })
     if (tree !== undefined) this.#channel.publishTree(disk.imageId, tree)
+    this.#published.set(disk.imageId, disk)
   }
 
   /** Layers that are proved and unpacked here are mounted as the plain files they are. */

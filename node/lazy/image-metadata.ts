@@ -1,5 +1,5 @@
 // The EROFS metadata of composed images on this disk: made here or taken from a supernode, proved, found again, deleted.
-import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { zstdDecompress } from 'node:zlib'
@@ -36,6 +36,8 @@ export class ImageMetadata {
   readonly #logger: Logger
   readonly #directory: string
   readonly #composing = new Map<string, Promise<ImageDisk>>()
+  /** Images whose adopted tree was a lie: what is mounted of them must go before anyone new may use them. */
+  readonly #wrong = new Set<string>()
 
   constructor(components: { library: LayerLibrary; composer: ComposerThread; fetchObject: ObjectSource; logger: Logger }, options: { directory: string }) {
     this.#library = components.library
@@ -108,7 +110,7 @@ export class ImageMetadata {
     const metadata = await decompress(packed, { maxOutputLength: composed.length, chunkSize: composed.length })
     if (metadata.length !== composed.length) throw new SkimmerError('INVALID_DATA', `composed image ${composed.object} has ${metadata.length} bytes, not ${composed.length}`)
     const path = this.path(imageId)
-    writeFileSync(`${path}.part`, metadata)
+    writeFileSync(`${path}.part`, metadata, { flush: true })
     renameSync(`${path}.part`, path)
     const disk: ImageDisk = { version: COMPOSER_VERSION, imageId, metadataLength: composed.length, proved: false, layers: composed.layers }
     this.#describe(disk)
@@ -131,14 +133,21 @@ export class ImageMetadata {
     const proved: ImageDisk = { version: COMPOSER_VERSION, imageId, metadataLength: written.length, proved: true, layers: [...written.layers] }
     this.#describe(proved)
     this.#composing.set(imageId, Promise.resolve(proved))
+    if (!honest) this.#wrong.add(imageId)
     if (!honest) this.#logger.error({ image: imageId }, 'a supernode composed this image wrongly: containers that run on it may see a wrong tree; start them again, and look at that supernode')
     return honest
   }
 
   #describe(disk: ImageDisk): void {
     const description = join(this.#directory, `${disk.imageId}.json`)
-    writeFileSync(`${description}.part`, JSON.stringify(disk))
+    writeFileSync(`${description}.part`, JSON.stringify(disk), { flush: true })
     renameSync(`${description}.part`, description)
+  }
+
+  /** True while a wrong tree of this image may still be mounted; `gone` says that it is not. */
+  isWrong(imageId: string, gone = false): boolean {
+    if (gone) this.#wrong.delete(imageId)
+    return this.#wrong.has(imageId)
   }
 
   /** What is known of a composed image; undefined when it is not here or unusable. */
@@ -147,7 +156,7 @@ export class ImageMetadata {
     if (!existsSync(description) || !existsSync(this.path(imageId))) return undefined
     try {
       const disk = diskSchema.parse(JSON.parse(readFileSync(description, 'utf8')))
-      return disk.imageId === imageId ? disk : undefined
+      return disk.imageId === imageId && statSync(this.path(imageId)).size === disk.metadataLength ? disk : undefined
     } catch {
       return undefined // of another version, or torn by a power loss: made again
     }

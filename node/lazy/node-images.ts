@@ -7,7 +7,7 @@ import type { ClaimedLayer, LayerClaim, LazyImages } from '../../snapshotter/laz
 import type { ImageDisks } from './image-disks.ts'
 import { imageIdOf, type ImageMetadata } from './image-metadata.ts'
 import type { ImageSource, SourceImage } from './image-source.ts'
-import type { KnownLayer, LayerLibrary } from './layer-library.ts'
+import type { KnownLayer, LayerLibrary, LayerRecord } from './layer-library.ts'
 import type { StartWatch } from './start-watch.ts'
 
 /** An image being pulled: asked for once however many of its layers are claimed. */
@@ -77,11 +77,25 @@ export class NodeImages implements LazyImages {
 
   async #begin(claim: LayerClaim): Promise<Pull> {
     const begun = performance.now()
-    const image = await this.#ask(claim)
+    const { image, others } = await this.#ask(claim, this.#sources)
     const resolvedMs = performance.now() - begun
-    const layers = image.layers.map(async (_, position) => this.#library.adopt(await image.index(position)))
+    // The source may go away between its answer and its work: then the next one does it.
+    let second: Promise<SourceImage> | undefined
+    const index = async (position: number): Promise<LayerRecord> => {
+      try {
+        return await image.index(position)
+      } catch (error) {
+        if (claim.reference === undefined || others.length === 0 || !hasCode(error, 'UNAVAILABLE', 'TIMEOUT')) throw error
+        second ??= this.#ask({ ...claim, manifestDigest: claim.manifestDigest ?? image.manifestDigest }, others).then(({ image }) => image)
+        return await (await second).index(position)
+      }
+    }
+    const layers = image.layers.map(async (_, position) => this.#library.adopt(await index(position)))
     const whole = this.#prepare(image, layers, { begun, resolvedMs })
-    whole.catch((error: unknown) => this.#logger.warn({ reference: image.reference, err: error }, 'the image cannot be served lazily'))
+    whole.catch((error: unknown) => {
+      this.#logger.warn({ reference: image.reference, err: error }, 'the image cannot be served lazily')
+      this.#pulls.delete(pullKey(claim)) // the next pull may meet a source that is back
+    })
     return { image, layers, whole }
   }
 
@@ -104,12 +118,13 @@ export class NodeImages implements LazyImages {
   }
 
   /** Supernodes first, then ourselves; a source that is away hands on to the next, an answer about the image itself does not. */
-  async #ask(claim: LayerClaim): Promise<SourceImage> {
+  async #ask(claim: LayerClaim, sources: readonly ImageSource[]): Promise<{ image: SourceImage; others: readonly ImageSource[] }> {
     let away: unknown
-    for (const source of this.#sources) {
+    for (const [position, source] of sources.entries()) {
       try {
         const { reference, manifestDigest } = claim
-        return reference === undefined ? await source.chain(claim.chainId) : await source.resolve({ reference, manifestDigest })
+        const image = reference === undefined ? await source.chain(claim.chainId) : await source.resolve({ reference, manifestDigest })
+        return { image, others: sources.slice(position + 1) }
       } catch (error) {
         if (!hasCode(error, 'UNAVAILABLE', 'TIMEOUT', 'NOT_FOUND')) throw error
         this.#logger.info({ source: source.name, reference: claim.reference, chainId: claim.chainId, reason: (error as Error).message }, 'this source does not have the image')
@@ -129,7 +144,7 @@ export class NodeImages implements LazyImages {
   /** Layers that were forgotten or evicted, of a snapshot that still names them. */
   async #find(diffIds: readonly string[]): Promise<void> {
     const chainId = `sha256:${imageIdOf(diffIds)}`
-    const image = await this.#ask({ chainId, parentDiffIds: diffIds.slice(0, -1) })
+    const { image } = await this.#ask({ chainId, parentDiffIds: diffIds.slice(0, -1) }, this.#sources)
     await Promise.all(image.layers.map(async (_, position) => this.#library.adopt(await image.index(position))))
   }
 

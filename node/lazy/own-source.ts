@@ -3,7 +3,7 @@ import type { ImageCatalog, ResolvedImage } from '../../supernode/image-catalog.
 import type { ImageLayerRecord } from '../../supernode/image-record.ts'
 import type { LayerOrigin } from '../../supernode/layer-origin.ts'
 import { SkimmerError } from '../../oci/errors.ts'
-import { parseReference } from '../../oci/reference.ts'
+import { atDigest, formatReference, parseReference } from '../../oci/reference.ts'
 import type { RegistryAccess } from '../../supernode/registry-access.ts'
 import type { ImageSource, SourceImage } from './image-source.ts'
 
@@ -45,7 +45,7 @@ export class OwnSource implements ImageSource {
       trace: undefined,
       index: async (position, signal, onProgress) => {
         const made = await this.#origin.ensureIndexed({ reference: parseReference(reference), layer: layers[position], access }, { signal, onProgress })
-        return { diffId: made.diffId, layerDigest: made.digest, layerSize: made.size, index: made.index, reference }
+        return { diffId: made.diffId, layerDigest: made.digest, layerSize: made.size, index: made.index, reference: formatReference(atDigest(parseReference(reference), manifestDigest)) }
       },
     }
   }

@@ -29,7 +29,7 @@ export class StartWatch {
   readonly #onWhole: (image: string) => void
   readonly #traces = new Map<string, Trace>()
   readonly #holds = new Map<string, Hold>()
-  readonly #recorders = new Map<string, { recorder: TraceRecorder; resources: ReadonlySet<string>; idle: NodeJS.Timeout }>()
+  readonly #recorders = new Map<string, { recorder: TraceRecorder; resources: ReadonlySet<string>; idle: NodeJS.Timeout; over: () => void }>()
 
   constructor(
     components: { library: LayerLibrary; fetcher: Fetcher; prefetcher: Prefetcher; channel: FuseChannel; logger: Logger; sendTrace: (image: string, trace: Trace) => Promise<void>; onWhole: (image: string) => void },
@@ -61,16 +61,24 @@ export class StartWatch {
     }
   }
 
-  /** A container's root was mounted. The first one's reads are recorded; then everything else comes. */
+  /** A container's root was mounted, some time ago perhaps. The first one's reads are recorded; then everything else comes. */
   started(imageId: string, diffIds: readonly string[]): void {
     if (this.#holds.has(imageId)) return
     const resources = this.#resources(diffIds)
     if (!resources.every((resource) => resource.whole)) this.#record(imageId, diffIds)
-    if (!this.#options.prefetch) return
+    if (!this.#options.prefetch) {
+      this.#traces.delete(imageId)
+      this.#onWhole(imageId)
+      return
+    }
     const hold = this.#prefetcher.hold(resources, { image: imageId, trace: this.#traces.get(imageId) })
     this.#traces.delete(imageId)
     this.#holds.set(imageId, hold)
-    hold.on('proved', () => this.#onWhole(imageId))
+    hold.on('proved', () => {
+      // An image that is evicted later is brought again with its next container.
+      this.#holds.delete(imageId)
+      this.#onWhole(imageId)
+    })
     hold.on('failed', () => this.#holds.delete(imageId))
   }
 
@@ -83,7 +91,7 @@ export class StartWatch {
       if (!hold.resources.some((resource) => resource.id === resourceId)) continue
       hold.release()
       this.#holds.delete(imageId)
-      this.#recorders.get(imageId)?.recorder.finish()
+      this.#recorders.get(imageId)?.over()
     }
   }
 
@@ -108,16 +116,19 @@ export class StartWatch {
       }
     }
     const recorder = new TraceRecorder({ seconds: this.#options.traceWindowMs / 1000 }, (trace) => {
-      this.#recorders.delete(imageId)
-      unwatch()
       this.#sendTrace(imageId, trace).catch((error: unknown) => this.#logger.info({ image: imageId, reason: (error as Error).message }, 'the trace of a start could not be sent'))
     })
     // A start that reads nothing new any more is over: the next node may be starting already and wants the trace.
-    const idle = setTimeout(() => {
+    const over = (): void => {
+      clearTimeout(idle)
+      clearTimeout(latest)
       recorder.finish()
-      this.#recorders.delete(imageId) // one that read nothing tells nobody that it is over
-    }, IDLE_MS).unref()
-    this.#recorders.set(imageId, { recorder, resources: new Set(this.#resources(diffIds).map((resource) => resource.id)), idle })
+      this.#recorders.delete(imageId)
+      unwatch()
+    }
+    const idle = setTimeout(over, IDLE_MS).unref()
+    const latest = setTimeout(over, this.#options.traceWindowMs).unref()
+    this.#recorders.set(imageId, { recorder, resources: new Set(this.#resources(diffIds).map((resource) => resource.id)), idle, over })
     for (const diffId of diffIds) this.#channel.watchTouches(hexOf(diffId), true)
   }
 

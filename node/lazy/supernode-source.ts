@@ -3,7 +3,7 @@ import type { ControlAnswer } from '../../peer/control.ts'
 import type { Supernodes } from '../../peer/supernodes.ts'
 import type { CredentialSource, Credentials } from '../../oci/credentials.ts'
 import { SkimmerError } from '../../oci/errors.ts'
-import { parseReference } from '../../oci/reference.ts'
+import { atDigest, formatReference, parseReference } from '../../oci/reference.ts'
 import type { ImageSource, SourceImage } from './image-source.ts'
 
 /** A supernode that indexes says that it is alive; this much silence means that it is not. */
@@ -24,7 +24,10 @@ export class SupernodeSource implements ImageSource {
 
   async resolve(request: { reference: string; manifestDigest?: string }, signal?: AbortSignal): Promise<SourceImage> {
     const credentials = handed(await this.#credentials.get(parseReference(request.reference).registry, { signal }))
+    const parsed = parseReference(request.reference)
     const answer = await this.#supernodes.call('image.resolve', { ...request, credentials }, { signal, silenceMs: SILENCE_MS, key: request.reference })
+    // Not the tag, which may move while a container still runs on what it meant.
+    const pinned = formatReference(atDigest(parsed, answer.manifestDigest))
     return {
       reference: request.reference,
       manifestDigest: answer.manifestDigest,
@@ -33,13 +36,13 @@ export class SupernodeSource implements ImageSource {
       composed: answer.composed,
       index: async (position, signal, onProgress) => {
         const layer = answer.layers[position]
-        if (layer.index !== undefined) return { diffId: layer.diffId, layerDigest: layer.digest, layerSize: layer.size, index: layer.index, reference: request.reference }
+        if (layer.index !== undefined) return { diffId: layer.diffId, layerDigest: layer.digest, layerSize: layer.size, index: layer.index, reference: pinned }
         const made = await this.#supernodes.call(
           'layer.index',
           { reference: request.reference, manifestDigest: answer.manifestDigest, layerDigest: layer.digest, credentials },
           { signal, onProgress, silenceMs: SILENCE_MS, key: request.reference },
         )
-        return { diffId: made.diffId, layerDigest: layer.digest, layerSize: layer.size, index: made.index, reference: request.reference }
+        return { diffId: made.diffId, layerDigest: layer.digest, layerSize: layer.size, index: made.index, reference: pinned }
       },
     }
   }
