@@ -193,7 +193,7 @@ withRegistry('an image (needs docker-registry)', () => {
     expect((await control.call('image.resolve', { reference: `${origin.host}/app:1` })).layers[0].index).toBeUndefined()
     const restored = await until(() => store.get(`layer:${index}`))
     expect(restored.whole).toBe(true)
-    expect(layers.inWork()).toEqual([])
+    await until(() => layers.inWork().length === 0)
   })
 })
 
