@@ -1,24 +1,12 @@
 // The control protocol's messages: what a node and a supernode say to each other, as schemas that both ends validate with.
 import { z } from 'zod'
 import { ERROR_CODES } from '../oci/errors.ts'
+import { address, count, credentials, digest, grant, peerId, platform, reference, resourceIdSchema } from './control-fields.ts'
+import { STREAM_OPERATIONS } from './control-streams.ts'
 
 export const CONTROL_PROTOCOL = '/skimmer/control/1'
 /** The largest frame either end accepts, bytes. */
 export const CONTROL_MAX_FRAME = 8 * 1024 * 1024
-
-const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/, 'a digest is sha256:<64 hex digits>')
-/** `layer:sha256:…`, `blob:sha256:…` or `file:<task id>`. */
-export const resourceIdSchema = z.string().regex(/^(?:(?:layer|blob):sha256:[0-9a-f]{64}|file:[\w.:-]{1,200})$/, 'a resource id is layer:<digest>, blob:<digest> or file:<task>')
-const peerId = z.string().min(1).max(200)
-const reference = z.string().min(1).max(4096)
-const address = z.string().min(1).max(500)
-const count = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)
-/** An opaque signed token: see grants.ts. */
-const grant = z.string().max(2 * 1024 * 1024)
-const platform = z.string().max(100) // os/architecture[/variant]
-
-/** What a registry wants: passed on over the encrypted channel, never logged, never stored. */
-const credentials = z.union([z.object({ username: z.string().max(4096), secret: z.string().max(65536) }), z.object({ token: z.string().max(65536) })])
 
 /**
  * The blocks that the first seconds of a start read, in order. `blocks` holds pairs: an index into `resources` and a block.
@@ -50,6 +38,8 @@ const empty = z.object({})
 export const controlEventSchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('quarantine'), resource: resourceIdSchema, reason: z.string().max(4096) }),
   z.object({ type: z.literal('hold'), reference, platform: platform.optional(), manifestDigest: digest.optional() }),
+  /** A file to hold here: `file.open` with this resource brings it. `name` is what people call it. */
+  z.object({ type: z.literal('hold-file'), resource: resourceIdSchema, name: z.string().max(8192) }),
 ])
 export type ControlEvent = z.infer<typeof controlEventSchema>
 
@@ -109,6 +99,7 @@ export const CONTROL_OPERATIONS = {
   quarantine: { request: z.object({ resource: resourceIdSchema, reason: z.string().max(4096) }), answer: empty, progress: empty },
   /** Long-lived: progress frames are events until either end closes. */
   events: { request: empty, answer: empty, progress: controlEventSchema },
+  ...STREAM_OPERATIONS,
 } as const
 
 export type ControlOperation = keyof typeof CONTROL_OPERATIONS

@@ -4,7 +4,7 @@ import type { KeyObject } from 'node:crypto'
 import { LRUCache } from 'lru-cache'
 import { z } from 'zod'
 import { SkimmerError } from '../oci/errors.ts'
-import { resourceIdSchema } from './control.ts'
+import { resourceIdSchema } from './control-fields.ts'
 
 /** `peer` may fetch `resources` until `expires` (milliseconds since 1970). */
 export interface Grant { readonly peer: string; readonly resources: readonly string[]; readonly expires: number }

@@ -40,6 +40,8 @@ export interface PeerEvents {
   quarantine: [resource: string, reason: string]
   /** A supernode wants this image held here (preheat). */
   hold: [event: Extract<ControlEvent, { type: 'hold' }>]
+  /** A supernode wants this file held here (preheat): `file.open` with its resource brings it. */
+  'hold-file': [event: Extract<ControlEvent, { type: 'hold-file' }>]
   /** A supernode is connected, or was lost. */
   supernode: [peerId: string, up: boolean]
 }
@@ -164,6 +166,10 @@ export class Peer extends EventEmitter<PeerEvents> {
   async #onEvent(event: ControlEvent): Promise<void> {
     if (event.type === 'hold') {
       this.emit('hold', event)
+      return
+    }
+    if (event.type === 'hold-file') {
+      this.emit('hold-file', event)
       return
     }
     try {

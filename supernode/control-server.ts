@@ -75,6 +75,7 @@ export class ControlServer {
       'grant.renew': async ({ resources }, call) => { this.#admitted(call.remote); return { grant: await components.granter.renew(call.remote, resources) } },
       quarantine: async ({ resource, reason }, call) => { this.#admitted(call.remote); components.quarantine.claim(resource, reason, call.remote); return {} },
       events: (_, call) => this.#events(call),
+      'file.open': notHere, 'blob.open': notHere,
     })
     components.quarantine.onConfirmed = (resource, reason) => {
       components.scheduler.forgetResource(resource)
@@ -250,6 +251,8 @@ export class ControlServer {
     return Object.fromEntries(wrapped) as ControlHandlers
   }
 }
+
+const notHere = (): Promise<never> => Promise.reject(new SkimmerError('UNSUPPORTED', 'this supernode brings images only'))
 
 /** Addresses that lead to `peer` and nobody else; malformed ones are dropped, so that one odd interface does not cost a node its hello. */
 function addressesOf(addrs: readonly string[], peer: string): string[] {

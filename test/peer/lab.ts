@@ -129,7 +129,7 @@ export class TestSupernode {
         this.listeners.delete(listener)
         return {}
       },
-      'image.resolve': no, 'layer.index': no, 'chain.resolve': no, 'trace.put': no, 'trace.get': no,
+      'image.resolve': no, 'layer.index': no, 'chain.resolve': no, 'trace.put': no, 'trace.get': no, 'file.open': no, 'blob.open': no,
     }
     this.#stop = await serveControl({ libp2p: node.peer.libp2p, logger }, handlers, { aliveMs: 200 })
   }
