@@ -1,4 +1,4 @@
-// `npm run bench -- start|fanout|read [--json FILE]`: each measures Skimmer side by side with something real in one run, and prints ratios.
+// `npm run bench -- start|fanout|read|dfget|proxy [--json FILE]`: each measures Skimmer side by side with something real in one run, and prints ratios.
 import { writeFileSync } from 'node:fs'
 import { Command } from 'commander'
 import { exitCodeOf } from '../node/exit-codes.ts'
@@ -21,6 +21,8 @@ const BENCHES: Record<string, { summary: string; load: () => Promise<(context: B
   start: { summary: 'first output of a container, lazily against an ordinary pull, at 100 Mbit/s and 1 Gbit/s', load: async () => (await import('./start.ts')).benchStart },
   fanout: { summary: 'six nodes want a whole image at once, against one node alone, at 200 Mbit/s', load: async () => (await import('./fanout.ts')).benchFanout },
   read: { summary: 'reading a mounted image (whole tree, 4 KiB at random) with cold caches, against native ext4', load: async () => (await import('./read.ts')).benchRead },
+  dfget: { summary: 'a file by dfget against curl from the same source: one node at 1 Gbit/s, six at 200 Mbit/s', load: async () => (await import('./dfget.ts')).benchDfget },
+  proxy: { summary: 'an ordinary pull on six nodes at 200 Mbit/s, through the registry proxy against straight', load: async () => (await import('./proxy.ts')).benchProxy },
 }
 
 const program = new Command('bench').description('Measurements, side by side in one run, as ratios. They need root.')

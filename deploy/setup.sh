@@ -1,7 +1,8 @@
 #!/bin/sh
 # Brings what the project needs onto a machine: npm packages (with the Node 24 the project runs on) and, for the demo and the tests, Debian packages.
 #   sh deploy/setup.sh            npm packages only
-#   sh deploy/setup.sh --demo     and the real parts the demo and the benches drive
+#   sh deploy/setup.sh --demo     and the real parts the demo drives
+#   sh deploy/setup.sh --bench    and those of the benches
 #   sh deploy/setup.sh --test     and what only the tests drive
 # It runs under plain sh and the machine's own npm; it asks for nothing, and does nothing when all is there.
 set -eu
@@ -32,9 +33,10 @@ esac
 # --- Debian packages ---
 packages=
 case "${1-}" in
-  --demo | --test)
+  --demo | --bench | --test)
     packages='containerd runc docker-registry skopeo umoci debootstrap iproute2 stargz-snapshotter curl ca-certificates fuse libfuse2 mount util-linux e2fsprogs perl-base tar gzip' ;;
 esac
+[ "${1-}" = --bench ] && packages="$packages nginx-light time"
 [ "${1-}" = --test ] && packages="$packages python3-minimal attr xattr erofs-utils busybox-static openssl zstd bsdextrautils procps nginx-light acl"
 missing=
 for package in $packages; do

@@ -8,7 +8,10 @@ import type { LabHost } from './network.ts'
 import type { LabProcess } from './process.ts'
 
 const CLI = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? '../../node/cli.ts' : '../../node/cli.js', import.meta.url))
+const DFGET = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? '../../dfget/cli.ts' : '../../dfget/cli.js', import.meta.url))
 export const skimmerArgv = (...words: string[]): string[] => [process.execPath, CLI, ...words]
+
+export const dfgetArgv = (...words: string[]): string[] => [process.execPath, DFGET, ...words]
 
 const SUPERNODE_PORT = 4980
 const SUPERNODE_HTTP_PORT = 4981

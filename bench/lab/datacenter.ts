@@ -21,6 +21,8 @@ export interface DatacenterPlan {
   readonly ordinary?: boolean
   /** An image reference outside of the lab, copied in; without it the image the lab makes. */
   readonly image?: string
+  /** Makes the lab's image, an OCI layout with the tag `latest`; default: the demo's. */
+  readonly make?: (cache: string, say: Say, signal?: AbortSignal) => Promise<string>
   /** Where the made image and the registry's storage are kept between runs. */
   readonly cache: string
   readonly say: Say
@@ -58,7 +60,7 @@ export class Datacenter {
   static async start(plan: DatacenterPlan): Promise<Datacenter> {
     const { say, signal, image } = plan
     mkdirSync(plan.cache, { recursive: true })
-    const made = image === undefined ? await makeDemoImage(plan.cache, say, signal) : undefined
+    const made = image === undefined ? await (plan.make ?? makeDemoImage)(plan.cache, say, signal) : undefined
     const directory = mkdtempSync(join(tmpdir(), 'skimmer-lab-'))
     let network: LabNetwork | undefined
     try {
@@ -66,7 +68,7 @@ export class Datacenter {
       say(`network: ${hosts.length} hosts, ${plan.mbit} Mbit/s each`)
       network = await LabNetwork.create(hosts.map((name) => ({ name, mbit: plan.mbit })))
       const registry = await LabRegistry.start(network.host('registry'), { storage: join(plan.cache, 'registry'), directory: join(directory, 'registry') })
-      const reference = `${registry.address}/demo/${image === undefined ? 'python' : 'image'}:latest`
+      const reference = `${registry.address}/demo/${image !== undefined ? 'image' : plan.make === undefined ? 'python' : 'made'}:latest`
       // An image of the user's own comes from outside, which the lab's hosts cannot reach: by way of a layout on disk.
       const layout = made ?? join(directory, 'copied')
       if (image !== undefined) {
