@@ -4,6 +4,8 @@ import { SkimmerError } from '../oci/errors.ts'
 export const CODEC_RAW = 0
 export const CODEC_ZSTD = 1
 export const HASH_LENGTH = 32
+/** 2^23 blocks of 256 KiB are 2 TiB: more than any layer, little enough to keep their tables in memory. */
+export const MAX_BLOCKS = 1 << 23
 
 /**
  * Blocks are contiguous both in the stream ("raw") and in the pack ("packed"), so offsets have count + 1 entries and
@@ -45,15 +47,34 @@ export function blockAt(table: BlockTable, offset: number): number {
   return low
 }
 
-export function buildBlockTable(entries: Iterable<BlockEntry> & { length: number }): BlockTable {
-  const count = entries.length
-  const table: BlockTable = {
+function emptyTable(count: number): BlockTable {
+  return {
     count,
     rawOffsets: new Float64Array(new SharedArrayBuffer((count + 1) * 8)),
     packedOffsets: new Float64Array(new SharedArrayBuffer((count + 1) * 8)),
     codecs: new Uint8Array(new SharedArrayBuffer(count)),
     hashes: new Uint8Array(new SharedArrayBuffer(count * HASH_LENGTH)),
   }
+}
+
+/**
+ * The table of `length` bytes in blocks of `blockBytes`, the last one shorter: stored as they are, so that the pack is the stream itself.
+ * The hashes are zeros, which in an open resource means not known yet. No bytes, no blocks.
+ * LIMIT_EXCEEDED over MAX_BLOCKS.
+ */
+export function fixedBlockTable(length: number, blockBytes: number): BlockTable {
+  if (!Number.isSafeInteger(length) || length < 0 || !Number.isSafeInteger(blockBytes) || blockBytes < 1) throw new SkimmerError('INVALID_ARGUMENT', `${length} bytes in blocks of ${blockBytes}: not a table`)
+  const count = Math.ceil(length / blockBytes)
+  if (count > MAX_BLOCKS) throw new SkimmerError('LIMIT_EXCEEDED', `${length} bytes in blocks of ${blockBytes} are more than ${MAX_BLOCKS} blocks; use larger ones`)
+  const table = emptyTable(count)
+  for (let block = 1; block <= table.count; block++) table.rawOffsets[block] = Math.min(length, block * blockBytes)
+  table.packedOffsets.set(table.rawOffsets)
+  table.codecs.fill(CODEC_RAW)
+  return table
+}
+
+export function buildBlockTable(entries: Iterable<BlockEntry> & { length: number }): BlockTable {
+  const table = emptyTable(entries.length)
   let block = 0
   for (const entry of entries) {
     if (entry.hash.length !== HASH_LENGTH) throw new SkimmerError('INVALID_DATA', `block ${block}: hash has ${entry.hash.length} bytes, not ${HASH_LENGTH}`)

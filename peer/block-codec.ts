@@ -2,13 +2,11 @@
 import * as crypto from 'node:crypto'
 import * as zlib from 'node:zlib'
 import { SkimmerError } from '../oci/errors.ts'
-import { blockHash, blockPackedLength, blockRawLength, CODEC_RAW, CODEC_ZSTD, HASH_LENGTH } from '../image/block-table.ts'
+import { blockHash, blockPackedLength, blockRawLength, CODEC_RAW, CODEC_ZSTD, HASH_LENGTH, MAX_BLOCKS } from '../image/block-table.ts'
 import type { BlockTable } from '../image/block-table.ts'
 
 /** No block, raw or packed, is larger: it bounds what one hostile table entry can make us allocate. */
 export const MAX_BLOCK_BYTES = 16 * 1024 * 1024
-/** 2^23 blocks of 256 KiB are 2 TiB: more than any layer, little enough to keep their tables in memory. */
-export const MAX_BLOCKS = 1 << 23
 
 /**
  * Refuses a block table that lies about itself: lengths that are not positive integers or beyond the bounds, codecs that

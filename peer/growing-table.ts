@@ -1,8 +1,8 @@
 // A block table that is not finished: blocks are added one by one, and in the end it becomes one that threads can share.
 import { SkimmerError } from '../oci/errors.ts'
-import { HASH_LENGTH } from '../image/block-table.ts'
+import { HASH_LENGTH, MAX_BLOCKS } from '../image/block-table.ts'
 import type { BlockTable } from '../image/block-table.ts'
-import { MAX_BLOCK_BYTES, MAX_BLOCKS } from './block-codec.ts'
+import { MAX_BLOCK_BYTES } from './block-codec.ts'
 
 const FIRST_CAPACITY = 1024
 

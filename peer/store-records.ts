@@ -4,9 +4,9 @@ import { Level } from 'level'
 import type { Logger } from 'pino'
 import * as z from 'zod'
 import { SkimmerError } from '../oci/errors.ts'
-import { HASH_LENGTH } from '../image/block-table.ts'
+import { HASH_LENGTH, MAX_BLOCKS } from '../image/block-table.ts'
 import type { BlockTable } from '../image/block-table.ts'
-import { checkTable, MAX_BLOCKS, sha256 } from './block-codec.ts'
+import { checkTable, sha256 } from './block-codec.ts'
 
 const recordSchema = z.object({
   version: z.literal(1),
