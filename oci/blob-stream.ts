@@ -1,5 +1,5 @@
 // A blob as a stream: resumed by Range where a connection broke, cut to what was asked, its digest proved before the last byte is given away.
-import type { IncomingHttpHeaders } from 'node:http'
+import { parseContentRange } from './content-range.ts'
 import { DEFAULT_RESUMES, RESUME_PROGRESS_BYTES } from './defaults.ts'
 import type { RegistryClientOptions } from './defaults.ts'
 import { digestMismatch, finishDigest, startDigest } from './digest.ts'
@@ -20,11 +20,6 @@ export interface BlobOpening {
   blame?(): void
   onResume?(offset: number, why: string): void
   onBytes?(bytes: number): void
-}
-
-const total = (header: IncomingHttpHeaders['content-range']): { start: number; size: number | undefined } | undefined => {
-  const match = /^bytes ([0-9]{1,16})-[0-9]{1,16}\/([0-9]{1,16}|\*)$/i.exec(header ?? '')
-  return match === null ? undefined : { start: Number(match[1]), size: match[2] === '*' ? undefined : Number(match[2]) }
 }
 
 /**
@@ -62,9 +57,9 @@ export async function* streamBlob(
       response = await opening.open(position === 0 && end === descriptor.size ? undefined : { from: position, to: end - 1 })
       let skip = 0
       if (response.status === 206) {
-        const range = total(response.headers['content-range'])
+        const range = parseContentRange(response.headers['content-range'])
         if (range === undefined || range.start !== position) throw wrong(`asked for bytes from ${position}, the answer is of ${String(response.headers['content-range']).slice(0, 80)}`)
-        checkSize(range.size)
+        checkSize(range.total)
       } else if (response.status === 416) {
         throw wrong(`the registry says that it has no byte ${position} of a blob of ${descriptor.size}`)
       } else {

@@ -58,4 +58,10 @@ export interface RegistryClientOptions {
   /** Whether HTTP_PROXY, HTTPS_PROXY and NO_PROXY are honoured (loopback never goes through a proxy). Default true. */
   readonly proxyFromEnvironment?: boolean
   readonly userAgent?: string
+  readonly maxRedirects?: number
+  /**
+   * Asked for each address before a connection goes there, after DNS, redirects included; IPv4 in an IPv6 dress is shown as
+   * IPv4. Behind a proxy only addresses that stand in the URL are checked: names are the proxy's to resolve and to judge.
+   */
+  readonly allow?: (address: string) => boolean
 }

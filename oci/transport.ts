@@ -1,9 +1,11 @@
 // One HTTP request over pooled connections: timeouts, TLS per host, and redirects that never carry credentials elsewhere.
 import { connect as connectTls } from 'node:tls'
 import type { SecureContext } from 'node:tls'
+import type { LookupFunction } from 'node:net'
 import type { IncomingHttpHeaders } from 'node:http'
 import { Agent, EnvHttpProxyAgent } from 'undici'
 import type { Dispatcher } from 'undici'
+import { assertAllowed, guardedLookup } from './address-guard.ts'
 import {
   DEFAULT_BODY_IDLE_TIMEOUT_MS, DEFAULT_CONNECTIONS, DEFAULT_CONNECT_TIMEOUT_MS, DEFAULT_HEADERS_TIMEOUT_MS, DEFAULT_KEEP_ALIVE_MS,
   DEFAULT_MIRROR_CONNECT_TIMEOUT_MS, MAX_REDIRECTS,
@@ -25,6 +27,10 @@ export interface HttpRequest {
   readonly headers?: Readonly<Record<string, string>>
   /** Sent to the URL's own origin only. */
   readonly authorization?: string
+  /** More headers that are the business of the URL's own origin only: cookies, tokens. */
+  readonly ownHeaders?: Readonly<Record<string, string>>
+  /** Bytes of the answer's body that are read ahead of whoever reads it; undici's default is 64 KiB. */
+  readonly readAhead?: number
   readonly body?: RequestBody
   readonly signal?: AbortSignal
   /** Mirrors are given up sooner. */
@@ -60,45 +66,48 @@ export class Transport {
   }
 
   /**
-   * Sends, and follows up to five redirects of GET and HEAD. Any status is an answer; throws SkimmerError UNAVAILABLE, TIMEOUT
+   * Sends, and follows up to five (`maxRedirects`) redirects of GET and HEAD. Any status is an answer; throws SkimmerError UNAVAILABLE, TIMEOUT
    * or ABORTED when there is none, and INVALID_DATA for a redirect that must not be followed. `details.transient` tells
    * whether trying again can help.
    */
   async send(request: HttpRequest): Promise<HttpResponse> {
-    let { url, authorization } = request
+    let { url, authorization, ownHeaders } = request
+    const maxRedirects = this.#options.maxRedirects ?? MAX_REDIRECTS
     for (let hop = 0; ; hop++) {
-      const response = await this.#once(request, url, authorization)
+      const response = await this.#once(request, url, { ...ownHeaders, ...(authorization !== undefined && { authorization }) })
       const location = response.headers.location
       if (!REDIRECTS.has(response.statusCode) || (request.method !== 'GET' && request.method !== 'HEAD') || typeof location !== 'string') {
         return { status: response.statusCode, headers: response.headers, body: response.body, url }
       }
       await discard(response.body)
-      if (hop === MAX_REDIRECTS) throw new SkimmerError('INVALID_DATA', `${request.what}: ${request.url.host} redirects more than ${MAX_REDIRECTS} times`)
+      if (hop === maxRedirects) throw new SkimmerError('INVALID_DATA', `${request.what}: ${request.url.host} redirects more than ${maxRedirects} times`)
       const next = redirectTarget(url, location, request.what)
       // Once credentials were left behind they stay behind, even if a later hop leads back.
-      if (next.origin !== url.origin) authorization = undefined
+      if (next.origin !== url.origin) authorization = ownHeaders = undefined
       url = next
     }
   }
 
-  async #once(request: HttpRequest, url: URL, authorization: string | undefined): Promise<Dispatcher.ResponseData> {
+  async #once(request: HttpRequest, url: URL, own: Readonly<Record<string, string>>): Promise<Dispatcher.ResponseData> {
     const { method, body, signal, what } = request
     const headers: Record<string, string> = {
       'user-agent': this.#options.userAgent ?? 'skimmer',
       // Blobs are what their digest says: nothing on the way may re-encode them.
       'accept-encoding': 'identity',
       ...request.headers,
-      ...(authorization !== undefined && { authorization }),
+      ...own,
     }
     if (body !== undefined) headers['content-length'] = String(body instanceof Uint8Array ? body.length : body.size)
     try {
       signal?.throwIfAborted()
+      if (this.#options.allow !== undefined) assertAllowed(url, this.#options.allow, what)
       return await this.#agent(url, request.hurry === true).request({
         origin: url.origin,
         path: url.pathname + url.search,
         method,
         headers,
         signal,
+        ...(request.readAhead !== undefined && { highWaterMark: request.readAhead }),
         ...(body === undefined ? {} : { body: body instanceof Uint8Array ? body : (body.stream as never) }),
       })
     } catch (error) {
@@ -114,7 +123,7 @@ export class Transport {
     const name = `${hurry} ${direct} ${tls} ${tls ? this.#hosts.tlsName(url.host) : ''}`
     const known = this.#agents.get(name)
     if (known !== undefined) return known
-    const connect = { timeout: this.#connectTimeout(hurry), keepAlive: true, ...(tls ? this.#tls(url.host) : {}) }
+    const connect = { timeout: this.#connectTimeout(hurry), keepAlive: true, ...this.#guard(), ...(tls ? this.#tls(url.host) : {}) }
     const options = {
       connect,
       connections: this.#options.connections ?? DEFAULT_CONNECTIONS,
@@ -127,6 +136,10 @@ export class Transport {
     const agent = direct ? new Agent(options) : new EnvHttpProxyAgent({ ...options, ...(tls ? { requestTls: connect } : {}) })
     this.#agents.set(name, agent)
     return agent
+  }
+
+  #guard(): { lookup?: LookupFunction } {
+    return this.#options.allow === undefined ? {} : { lookup: guardedLookup(this.#options.allow) }
   }
 
   #connectTimeout(hurry: boolean): number {
@@ -147,6 +160,7 @@ export class Transport {
   /** The endpoint's scheme. A loopback host without settings is tried with TLS once; what does not speak it gets HTTP. */
   async scheme(endpoint: Endpoint, what: string, signal?: AbortSignal): Promise<'http' | 'https'> {
     if (endpoint.scheme !== undefined) return endpoint.scheme
+    if (this.#options.allow !== undefined) assertAllowed(new URL(`https://${endpoint.host}/`), this.#options.allow, what)
     let probe = this.#schemes.get(endpoint.host)
     if (probe === undefined) {
       probe = this.#probe(new URL(`https://${endpoint.host}/`), what)
@@ -159,7 +173,7 @@ export class Transport {
   #probe(url: URL, what: string): Promise<'http' | 'https'> {
     return new Promise((resolve, reject) => {
       const host = url.hostname.replace(/^\[|\]$/g, '')
-      const socket = connectTls({ host, port: Number(url.port || 443), ...this.#tls(url.host), ...(/^[\d.:]+$/.test(host) ? {} : { servername: host }) })
+      const socket = connectTls({ host, port: Number(url.port || 443), ...this.#guard(), ...this.#tls(url.host), ...(/^[\d.:]+$/.test(host) ? {} : { servername: host }) })
       let connected = false
       socket.setTimeout(this.#connectTimeout(false), () => socket.destroy(Object.assign(new Error('no answer'), { code: 'ETIMEDOUT' })))
       socket.once('connect', () => (connected = true))
