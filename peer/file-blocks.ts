@@ -2,6 +2,8 @@
 
 const MIB = 1024 * 1024
 const GIB = 1024 * MIB
+/** A stream of unknown length becomes resources of at most so many bytes each. */
+export const PART_BYTES = 8 * MIB
 const SMALLEST = 64 * 1024
 const LARGEST = 4 * MIB
 
@@ -19,3 +21,9 @@ export function blockBytesFor(length: number | undefined, wanted?: number): numb
   if (length === undefined || length <= GIB) return MIB
   return length <= 4 * GIB ? 2 * MIB : LARGEST
 }
+
+/**
+ * Bytes in a part of a stream whose length its source does not tell; the last one is shorter. Everyone cuts at the same places, because a
+ * part's id depends on its number alone.
+ */
+export const PART_BYTES = 8 * MIB
