@@ -17,7 +17,12 @@ export class BlockCopies {
 
   add(resource: Resource): void {
     this.#byNumber.set(resource.number, resource)
-    this.#index.add(resource.number, resource.table)
+    this.#index.add(resource.number, resource.table, block => resource.knows(block))
+  }
+
+  /** Hashes of these blocks have come to be known. */
+  learnt(resource: Resource, from: number, to: number): void {
+    this.#index.learnt(resource.number, from, to)
   }
 
   delete(resource: Resource): void {
@@ -29,6 +34,7 @@ export class BlockCopies {
   find(resource: Resource, blocks: Iterable<number>): Copy[] {
     const found: Copy[] = []
     for (const block of blocks) {
+      if (!resource.knows(block)) continue
       this.#index.find(resource.table, block, (number, from) => {
         const source = this.#byNumber.get(number)
         if (source === undefined || source === resource || source.quarantined || source.state[from] === ABSENT) return false

@@ -6,7 +6,7 @@ import * as path from 'node:path'
 import type { Logger } from 'pino'
 import type { Registry } from 'prom-client'
 import { hasCode, SkimmerError } from '../oci/errors.ts'
-import { packedLength, rawLength } from '../image/block-table.ts'
+import { HASH_LENGTH } from '../image/block-table.ts'
 import type { BlockTable } from '../image/block-table.ts'
 import { checkTable, sha256 } from './block-codec.ts'
 import { BlockCopies } from './block-copies.ts'
@@ -14,21 +14,24 @@ import type { Copy } from './block-copies.ts'
 import { ABSENT, VERIFIED } from './block-state.ts'
 import { DiskReserve } from './disk-reserve.ts'
 import { Eviction } from './eviction.ts'
-import { GrowingResource } from './growing-resource.ts'
+import { GrowingList } from './growing-list.ts'
+import type { GrowingResource } from './growing-resource.ts'
 import { HeldRing } from './held-blocks.ts'
+import { KnownHashes, knownRuns } from './known-hashes.ts'
 import { LastUses } from './last-uses.ts'
 import { ObjectStore } from './object-store.ts'
 import { PackFile, writeError } from './pack-file.ts'
 import { Prover } from './proof.ts'
 import { RawFile } from './raw-file.ts'
 import { Resource } from './resource.ts'
-import type { ResourceKeeper, ResourceParts } from './resource.ts'
+import type { ResourceKeeper, ResourceParts } from './resource-keeper.ts'
 import { restoreResource } from './restore.ts'
 import { StoreMetrics } from './store-metrics.ts'
 import { encodeTable, StoreRecords } from './store-records.ts'
 import type { KeySpace, ResourceRecord } from './store-records.ts'
 import { StoreRoom } from './store-room.ts'
 import { StoreSpace } from './store-space.ts'
+import { TableSaver } from './table-saver.ts'
 
 const DEFAULT_HELD_BYTES = 32 * 1024 * 1024
 /** How long close() waits for threads that still read. */
@@ -48,6 +51,15 @@ export interface BlockStoreOptions {
   readonly heldBytes?: number
   /** Milliseconds since 1970; for tests. */
   readonly now?: () => number
+}
+
+export interface AddOptions {
+  /** What the whole stream must hash to: see Resource.prove(). */
+  readonly diffId?: string
+  /** Free JSON to keep with it. */
+  readonly origin?: Record<string, unknown>
+  /** Hashes of zeros in the table are not known yet. */
+  readonly open?: boolean
 }
 
 /** Threads tell resources apart by number, whichever store of this process they are in. */
@@ -74,7 +86,8 @@ export class BlockStore extends EventEmitter<StoreEvents> {
   readonly #keeper: ResourceKeeper
   readonly #now: () => number
   readonly #resources = new Map<string, Resource>()
-  readonly #growing = new Map<string, GrowingResource>()
+  readonly #growing: GrowingList
+  readonly #tables: TableSaver
   /** Adds and removals under way: whoever wants the same id waits for them. */
   readonly #changing = new Map<string, Promise<unknown>>()
   #quarantine = new Map<string, string>()
@@ -126,13 +139,23 @@ export class BlockStore extends EventEmitter<StoreEvents> {
     this.#eviction = new Eviction({ space: this.#space, resources: () => this.#resources.values(), objects: this.#objects, remove: (resource) => this.#remove(resource), logger: this.#logger, metrics: this.#metrics })
     this.#room = new StoreRoom({ space: this.#space, eviction: this.#eviction, disk, logger: this.#logger })
     this.#lastUses = new LastUses({ records, resources: () => this.#resources.values(), logger: this.#logger })
+    this.#tables = new TableSaver({ records, isHere: (resource) => this.#resources.get(resource.id) === resource, logger: this.#logger })
+    this.#growing = new GrowingList({
+      path: (name) => this.#path(name),
+      takePacked: (bytes) => this.#room.take('packed', bytes, { limit: this.#space.capBytes }),
+      give: (bytes) => this.#space.give('packed', bytes),
+      add: (id, table, pack, options) => this.#add(id, table, options, pack),
+    })
     this.#keeper = {
       logger: this.#logger, metrics: this.#metrics, prover: this.#prover, ring: new HeldRing(options.heldBytes ?? DEFAULT_HELD_BYTES), now: this.#now,
       takePacked: (resource, bytes, priority) => this.#room.take('packed', bytes, { limit: priority === 'demand' ? this.#space.capBytes : this.#space.highBytes, spare: resource }),
       takeRaw: (resource, bytes) => this.#room.takeRaw(resource, bytes),
       give: (kind, bytes) => this.#space.give(kind, bytes),
-      // A resource on its way out must not get its record back.
-      save: async (resource, durable) => (this.#resources.get(resource.id) === resource ? this.#records.update(resource.id, resource.record, durable) : undefined),
+      save: (resource, durable) => this.#save(resource, durable),
+      learnt: (resource, from, to) => {
+        this.#copies.learnt(resource, from, to)
+        this.#tables.learnt(resource, from, to)
+      },
       quarantine: (id, reason) => this.quarantine(id, reason),
       droppable: () => this.#eviction.droppable(),
     }
@@ -182,20 +205,41 @@ export class BlockStore extends EventEmitter<StoreEvents> {
     return [...this.#resources.values()]
   }
 
-  /** Creates a resource of which no block is here yet, or answers the one that exists. INVALID_DATA for a table that lies, CONFLICT when the id has another table. */
-  async add(id: string, table: BlockTable, options: { diffId?: string; origin?: Record<string, unknown> } = {}): Promise<Resource> {
+  /** A resource on its way out must not get its record back. */
+  async #save(resource: Resource, durable: boolean): Promise<void> {
+    if (this.#resources.get(resource.id) !== resource) return
+    const { record } = resource
+    await (record.open === true ? this.#tables.save(resource, durable) : this.#records.update(resource.id, record, durable))
+  }
+
+  /**
+   * Creates a resource of which no block is here yet, or answers the one that exists. `open`: hashes of zeros in `table` are not known yet,
+   * see Resource.learn(). What one of both knows and the other does not, the existing one learns. INVALID_DATA for a table that lies,
+   * CONFLICT when the id has another table: other blocks, or other hashes where both know them.
+   */
+  async add(id: string, table: BlockTable, options: AddOptions = {}): Promise<Resource> {
+    return (await this.#add(id, table, options)).resource
+  }
+
+  /** `made`: a pack with all blocks, for a resource that is not here yet. */
+  async #add(id: string, table: BlockTable, options: AddOptions, made?: PackFile): Promise<{ resource: Resource; created: boolean }> {
     this.#checkOpen()
     checkId(id)
     // Not a function of its own: nothing may begin between the last look and what the caller does next.
     for (let change = this.#changing.get(id); change !== undefined; change = this.#changing.get(id)) await change
     const existing = this.#resources.get(id)
     if (existing !== undefined) {
-      if (sameTable(existing.table, table)) return existing
-      throw new SkimmerError('CONFLICT', `${id} is in the block store with another block table`)
+      const open = options.open === true
+      if (!existing.agrees(table, open)) throw new SkimmerError('CONFLICT', `${id} is in the block store with another block table`)
+      if (existing.open) for (const { from, to } of open ? knownRuns(table) : [{ from: 0, to: table.count }]) existing.learn(from, table.hashes.subarray(from * HASH_LENGTH, to * HASH_LENGTH))
+      return { resource: existing, created: false }
     }
     checkTable(table, id)
-    const record: ResourceRecord = { version: 1, file: crypto.randomBytes(16).toString('hex'), tableHash: '', diffId: options.diffId, origin: options.origin, proved: false, raw: false, pins: [] }
-    return this.#record(id, record, table, new PackFile(this.#path(record.file), table.count), ABSENT)
+    made?.noteAll(table.count)
+    const file = made === undefined ? crypto.randomBytes(16).toString('hex') : path.basename(made.path)
+    const record: ResourceRecord = { version: 1, file, tableHash: '', diffId: options.diffId, origin: options.origin, proved: false, raw: false, pins: [] }
+    if (options.open === true && new KnownHashes(id, table, true).open) record.open = true
+    return { resource: await this.#record(id, record, table, made ?? new PackFile(this.#path(file), table.count), made === undefined ? ABSENT : VERIFIED), created: true }
   }
 
   /** Writes the record, then lists the resource. */
@@ -225,54 +269,12 @@ export class BlockStore extends EventEmitter<StoreEvents> {
   async create(temporaryId: string): Promise<GrowingResource> {
     this.#checkOpen()
     checkId(temporaryId)
-    if (this.#growing.has(temporaryId)) throw new SkimmerError('CONFLICT', `${temporaryId} is being made already`)
-    const growing = new GrowingResource(temporaryId, new PackFile(this.#path(crypto.randomBytes(16).toString('hex')), 0), {
-      takePacked: (bytes) => this.#room.take('packed', bytes, { limit: this.#space.capBytes }),
-      adopt: (made, id, table, options) => this.#adopt(made, id, table, options),
-      abandon: async (made, bytes) => {
-        this.#growing.delete(made.temporaryId)
-        made.pack.unlink()
-        made.pack.close()
-        this.#space.give('packed', bytes)
-      },
-    })
-    this.#growing.set(temporaryId, growing)
-    return growing
+    return this.#growing.create(temporaryId)
   }
 
   /** One that is being made right now. */
   growing(temporaryId: string): GrowingResource | undefined {
     return this.#growing.get(temporaryId)
-  }
-
-  async #adopt(made: GrowingResource, id: string, table: BlockTable, options: { diffId?: string; origin?: Record<string, unknown> }): Promise<Resource> {
-    this.#checkOpen()
-    checkId(id)
-    checkTable(table, id)
-    // Not a function of its own: nothing may begin between the last look and what the caller does next.
-    for (let change = this.#changing.get(id); change !== undefined; change = this.#changing.get(id)) await change
-    const existing = this.#resources.get(id)
-    if (existing === undefined) {
-      made.pack.noteAll(table.count)
-      const record: ResourceRecord = { version: 1, file: path.basename(made.pack.path), tableHash: '', diffId: options.diffId, origin: options.origin, proved: false, raw: false, pins: [] }
-      const resource = await this.#record(id, record, table, made.pack, VERIFIED)
-      this.#growing.delete(made.temporaryId)
-      return resource
-    }
-    if (!sameTable(existing.table, table)) throw new SkimmerError('CONFLICT', `${id} is in the block store with another block table`)
-    const owner = `seal:${made.temporaryId}`
-    existing.pin(owner)
-    try {
-      for (let block = 0; block < table.count; block++) if (!await existing.check(block)) await existing.putBlock(block, await made.readPacked(block))
-    } finally {
-      existing.unpin(owner)
-    }
-    await made.unread()
-    this.#growing.delete(made.temporaryId)
-    made.pack.unlink()
-    made.pack.close()
-    this.#space.give('packed', made.packedLength)
-    return existing
   }
 
   /** Removes a resource and its files. Nothing to do when it is not here; CONFLICT while pinned. */
@@ -290,7 +292,7 @@ export class BlockStore extends EventEmitter<StoreEvents> {
     this.#copies.delete(resource)
     // The record goes first: files without a record are cleared away at the next start, a record without files would be a lie. Until it is
     // gone, an add() of the same id waits, or its new record would be removed with the old one.
-    const removing = this.#records.remove(id)
+    const removing = this.#tables.settled(resource).then(() => this.#records.remove(id))
     this.#change(id, removing)
     await removing.catch((error: unknown) => this.#logger.error({ resource: id, error: (error as Error).message }, 'could not remove the record of a resource'))
     const bytes = await resource.dispose()
@@ -377,8 +379,9 @@ export class BlockStore extends EventEmitter<StoreEvents> {
 
   async #close(): Promise<void> {
     await this.#prover.close()
-    await Promise.allSettled([...this.#growing.values()].map((growing) => growing.discard()))
+    await this.#growing.discardAll()
     await Promise.all([...this.#changing.values(), this.#room.settled()])
+    await this.#tables.stop()
     await this.#lastUses.stop()
     const signal = AbortSignal.timeout(CLOSE_WAIT_MS)
     const released = await Promise.all(this.list().map((resource) => resource.release(signal)))
@@ -391,8 +394,4 @@ export class BlockStore extends EventEmitter<StoreEvents> {
 function checkId(id: string): void {
   // Ids become keys and log lines, never file names.
   if (id.length < 1 || id.length > MAX_ID_LENGTH || !/^[\x21-\x7e]+$/.test(id)) throw new SkimmerError('INVALID_ARGUMENT', `${JSON.stringify(id.slice(0, 80))} is not a resource id: 1 to ${MAX_ID_LENGTH} visible ASCII characters`)
-}
-
-function sameTable(one: BlockTable, other: BlockTable): boolean {
-  return one.count === other.count && packedLength(one) === packedLength(other) && rawLength(one) === rawLength(other) && Buffer.from(one.hashes.buffer, one.hashes.byteOffset, one.hashes.byteLength).equals(other.hashes)
 }

@@ -18,10 +18,19 @@ export class CopyIndex {
   #filled = 0
   #live = 0
 
-  add(number: number, table: BlockTable): void {
+  /** `known`: false for blocks of an open table whose hash will be told by learnt(). */
+  add(number: number, table: BlockTable, known: (block: number) => boolean): void {
     this.#tables.set(number, table)
     this.#growFor(table.count)
-    for (let block = 0; block < table.count; block++) this.#insert(number, table, block)
+    for (let block = 0; block < table.count; block++) if (known(block)) this.#insert(number, table, block)
+  }
+
+  /** Hashes of a table that was added are known now. */
+  learnt(number: number, from: number, to: number): void {
+    const table = this.#tables.get(number)
+    if (table === undefined) return
+    this.#growFor(to - from)
+    for (let block = from; block < to; block++) this.#insert(number, table, block)
   }
 
   delete(number: number): void {
@@ -80,11 +89,14 @@ export class CopyIndex {
     return true
   }
 
-  /** At most half of the slots are filled, removed ones included; a new table leaves the removed ones behind. */
+  /**
+   * At most half of the slots are filled, removed ones included; a new table leaves the removed ones behind, and has room for a while: open
+   * tables add block by block.
+   */
   #growFor(more: number): void {
     if ((this.#filled + more) * 2 <= this.#owners.length) return
     let size = this.#owners.length
-    while ((this.#live + more) * 2 > size) size *= 2
+    while ((this.#live + more) * 8 > size * 3) size *= 2
     const [owners, blocks] = [this.#owners, this.#blocks]
     this.#owners = new Int32Array(size)
     this.#blocks = new Int32Array(size)

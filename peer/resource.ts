@@ -1,60 +1,30 @@
-// A resource in the block store: putting and reading its blocks, pins, and the proof of the whole.
+// A resource in the block store: learning its blocks' hashes, putting and reading the blocks, pins, and the proof of the whole.
 import { EventEmitter } from 'node:events'
-import type { Logger } from 'pino'
 import { SkimmerError } from '../oci/errors.ts'
-import { blockAt, rawLength } from '../image/block-table.ts'
+import { blockHash, blockPackedLength, CODEC_RAW, rawLength } from '../image/block-table.ts'
 import type { BlockTable } from '../image/block-table.ts'
-import { isPlain, unpackBlockAside, verifyBlock } from './block-codec.ts'
-import { UNPACKED, VERIFIED } from './block-state.ts'
-import type { HeldRing } from './held-blocks.ts'
-import { readExactly } from './pack-file.ts'
+import { sha256, verifyBlock } from './block-codec.ts'
+import { VERIFIED } from './block-state.ts'
+import { KnownHashes } from './known-hashes.ts'
 import type { PackFile } from './pack-file.ts'
-import type { Prover } from './proof.ts'
+import { Pins } from './pins.ts'
 import type { RawFile } from './raw-file.ts'
-import { READERS } from './shared-resource.ts'
+import { RawReader } from './raw-reader.ts'
+import type { ResourceKeeper, ResourceParts } from './resource-keeper.ts'
+import { ResourceProof } from './resource-proof.ts'
 import type { SharedResource } from './shared-resource.ts'
-import type { StoreMetrics } from './store-metrics.ts'
 import type { ResourceRecord } from './store-records.ts'
 import { StoredBlocks } from './stored-blocks.ts'
 
 interface ResourceEvents {
   block: [block: number] // stored and verified
   lost: [block: number] // found damaged on disk and dropped
+  learnt: [from: number, to: number] // the hashes of these blocks are known now, `to` excluded
+  complete: [] // all hashes are known
   whole: []
   proved: []
   quarantined: [reason: string]
   removed: []
-}
-
-/** What the store does for its resources. */
-export interface ResourceKeeper {
-  readonly logger: Logger
-  readonly metrics: StoreMetrics
-  readonly prover: Prover
-  readonly ring: HeldRing
-  readonly now: () => number
-  /** Takes room in the account, dropping other things if it must; NO_SPACE. Undefined when there was room at once: nothing to wait for. */
-  takePacked(resource: Resource, bytes: number, priority: 'demand' | 'background'): Promise<void> | undefined
-  /** The same for a raw file, which is never worth what others hold; false when there is no room. */
-  takeRaw(resource: Resource, bytes: number): Promise<boolean>
-  give(kind: 'packed' | 'raw', bytes: number): void
-  save(resource: Resource, durable: boolean): Promise<void>
-  quarantine(id: string, reason: string): Promise<void>
-  /** Something may be dropped now that could not before. */
-  droppable(): void
-}
-
-export interface ResourceParts {
-  readonly id: string
-  /** Unique in this process. */
-  readonly number: number
-  readonly table: BlockTable
-  readonly record: ResourceRecord
-  readonly pack: PackFile
-  readonly raw: RawFile
-  readonly state: Uint8Array<SharedArrayBuffer>
-  readonly lastUse: number
-  readonly keeper: ResourceKeeper
 }
 
 export class Resource extends EventEmitter<ResourceEvents> {
@@ -73,10 +43,11 @@ export class Resource extends EventEmitter<ResourceEvents> {
   readonly #keeper: ResourceKeeper
   readonly #lastUse = new Float64Array(new SharedArrayBuffer(8))
   readonly #heldAt: Int32Array<SharedArrayBuffer>
-  readonly #pins = new Set<string>()
-  readonly #lastingPins: Set<string>
+  readonly #pins: Pins
+  readonly #hashes: KnownHashes
+  readonly #proof: ResourceProof
+  readonly #reader: RawReader
   #shared: SharedResource | undefined
-  #proof: Promise<void> | undefined
   #quarantined: string | undefined
 
   constructor(parts: ResourceParts) {
@@ -95,13 +66,19 @@ export class Resource extends EventEmitter<ResourceEvents> {
     this.#record = { ...parts.record }
     this.#keeper = parts.keeper
     this.#lastUse[0] = parts.lastUse
-    this.#lastingPins = new Set(parts.record.pins)
+    this.#pins = new Pins(parts.record.pins)
+    this.#hashes = new KnownHashes(this.id, this.table, parts.record.open === true)
     this.#heldAt = new Int32Array(new SharedArrayBuffer(this.table.count * 4))
+    this.#reader = new RawReader({ ...parts, packed: block => this.#readStored(block), touch: () => this.#touch() })
+    this.#proof = new ResourceProof(this, { ...parts, record: this.#record, blocks: this.#blocks })
   }
 
+  /** Some block's hash is not known yet: such a block cannot be stored, and must not be asked of anyone. */
+  get open(): boolean { return this.#hashes.open }
   get whole(): boolean { return this.#blocks.whole }
   get proved(): boolean { return this.#record.proved }
   get quarantined(): boolean { return this.#quarantined !== undefined }
+  get quarantineReason(): string | undefined { return this.#quarantined }
   /** Packed bytes of the blocks that are here. */
   get storedBytes(): number { return this.#blocks.bytes }
   get storedBlocks(): number { return this.#blocks.count }
@@ -111,25 +88,20 @@ export class Resource extends EventEmitter<ResourceEvents> {
   get rawBytes(): number { return this.#record.raw ? rawLength(this.table) : 0 }
   /** Milliseconds since 1970; reads by threads count. */
   get lastUse(): number { return this.#lastUse[0] }
-  get pinned(): boolean { return this.#pins.size > 0 || this.#lastingPins.size > 0 }
-  get pins(): string[] { return [...new Set([...this.#lastingPins, ...this.#pins])] }
+  get pinned(): boolean { return this.#pins.any }
+  get pins(): string[] { return this.#pins.owners }
   get busy(): boolean { return this.#blocks.busy }
   /** What of it the store keeps through a restart. */
-  get record(): ResourceRecord { return { ...this.#record, pins: [...this.#lastingPins] } }
+  get record(): ResourceRecord { return { ...this.#record, pins: this.#pins.lasting } }
 
   /** While pinned it is not removed or evicted. A `lasting` pin is also there after a restart, until its owner unpins. */
   pin(owner: string, options: { lasting?: boolean } = {}): void {
     this.#touch()
-    if (options.lasting !== true) this.#pins.add(owner)
-    else if (!this.#lastingPins.has(owner)) {
-      this.#lastingPins.add(owner)
-      this.#save('a pin could not be saved')
-    }
+    if (this.#pins.add(owner, options.lasting === true)) this.#save('a pin could not be saved')
   }
 
   unpin(owner: string): void {
-    this.#pins.delete(owner)
-    if (this.#lastingPins.delete(owner)) this.#save('a pin could not be taken off for good')
+    if (this.#pins.delete(owner)) this.#save('a pin could not be taken off for good')
     if (!this.pinned) this.#keeper.droppable()
   }
 
@@ -142,15 +114,63 @@ export class Resource extends EventEmitter<ResourceEvents> {
     this.#lastUse[0] = this.#keeper.now()
   }
 
+  /** Whether this block's hash is known. */
+  knows(block: number): boolean {
+    return this.#hashes.knows(block)
+  }
+
+  /** The first block from `from` on whose hash is not known; the number of blocks when there is none. */
+  knownUntil(from: number): number {
+    return this.#hashes.knownUntil(from)
+  }
+
+  /**
+   * The hashes of blocks from `from` on, 32 bytes each: all or none of them are taken. INVALID_DATA when they do not fit or one is known to
+   * be another, NOT_FOUND when the resource was removed. Listeners of 'learnt' and 'complete' have run when it returns.
+   */
+  learn(from: number, hashes: Uint8Array): void {
+    if (this.#blocks.removed) throw this.#blocks.gone()
+    const fresh = this.#hashes.learn(from, hashes)
+    for (const run of fresh) {
+      this.#keeper.learnt(this, run.from, run.to)
+      this.emit('learnt', run.from, run.to)
+    }
+    if (fresh.length > 0 && !this.open) this.emit('complete')
+  }
+
+  /** Whether `table` cuts the same stream in the same way, with the same hashes as far as both know them. `open`: zeros in it are unknown ones. */
+  agrees(table: BlockTable, open: boolean): boolean {
+    return this.#hashes.agrees(table, open)
+  }
+
+  /**
+   * Stores a block that comes from the source itself: its hash is learnt, or compared when it is known. `bytes` must not change until this
+   * resolves. Errors as putBlock(), and CONFLICT when the bytes are not those that were known: the source has changed.
+   */
+  async fillBlock(block: number, bytes: Uint8Array, options: { priority?: 'demand' | 'background' } = {}): Promise<void> {
+    this.#checkBlock(block)
+    if (bytes.length !== blockPackedLength(this.table, block) || this.table.codecs[block] !== CODEC_RAW) throw new SkimmerError('INVALID_ARGUMENT', `${this.id}: ${bytes.length} bytes are not block ${block} as it lies in the stream`)
+    const hash = sha256(bytes)
+    if (!this.knows(block)) this.learn(block, hash)
+    else if (!hash.equals(blockHash(this.table, block))) throw new SkimmerError('CONFLICT', `${this.id}: block ${block} is not what it was: the source has changed; begin again`, { details: { block } })
+    this.#keeper.metrics.verified()
+    await this.#write(block, bytes, options.priority)
+  }
+
   /**
    * Verifies and stores one block. Resolves when a reader can have it; storing one that is here already is nothing.
-   * Errors: DIGEST_MISMATCH (nothing stored), NO_SPACE (disk or cap full: serve it with holdBlock), NOT_FOUND when the resource was removed.
+   * Errors: DIGEST_MISMATCH (nothing stored), NO_SPACE (disk or cap full: serve it with holdBlock), NOT_FOUND when the resource was removed,
+   * INVALID_ARGUMENT when its hash is not known.
    */
   async putBlock(block: number, packed: Uint8Array, options: { priority?: 'demand' | 'background' } = {}): Promise<void> {
     this.verify(block, packed)
+    await this.#write(block, packed, options.priority)
+  }
+
+  async #write(block: number, packed: Uint8Array, priority: 'demand' | 'background' = 'demand'): Promise<void> {
     if (this.state[block] >= VERIFIED) return
     this.#touch()
-    await this.#blocks.write(block, packed, options.priority ?? 'demand', () => {
+    await this.#blocks.write(block, packed, priority, () => {
       this.emit('block', block)
       if (this.whole) this.emit('whole')
     })
@@ -162,9 +182,10 @@ export class Resource extends EventEmitter<ResourceEvents> {
     this.#keeper.ring.hold(this.#heldAt, block, packed)
   }
 
-  /** Throws DIGEST_MISMATCH unless `packed` is this block; stores nothing. */
+  /** Throws DIGEST_MISMATCH unless `packed` is this block, INVALID_ARGUMENT when its hash is not known; stores nothing. */
   verify(block: number, packed: Uint8Array): void {
     this.#checkBlock(block)
+    if (!this.knows(block)) throw new SkimmerError('INVALID_ARGUMENT', `${this.id}: the hash of block ${block} is not known yet`, { details: { block } })
     try {
       verifyBlock(this.id, this.table, block, packed)
     } catch (error) {
@@ -200,37 +221,8 @@ export class Resource extends EventEmitter<ResourceEvents> {
   }
 
   /** Bytes of the stream, all of whose blocks must be here: NOT_FOUND names the first that is not. INVALID_ARGUMENT beyond the end. */
-  async readRaw(offset: number, length: number): Promise<Buffer> {
-    const { table } = this
-    const end = offset + length
-    if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(length) || offset < 0 || length < 0 || end > rawLength(table)) {
-      throw new SkimmerError('INVALID_ARGUMENT', `${this.id}: ${length} bytes at ${offset} are outside of its ${rawLength(table)} bytes`)
-    }
-    if (length === 0) return Buffer.alloc(0)
-    const first = blockAt(table, offset)
-    const last = blockAt(table, end - 1)
-    const unpacked = await this.#readRawFile(first, last, offset, length)
-    if (unpacked !== undefined) return unpacked
-    const into = Buffer.allocUnsafeSlow(length)
-    for (let block = first; block <= last; block++) {
-      const raw = await unpackBlockAside(this.id, table, block, await this.#readStored(block))
-      const start = table.rawOffsets[block]
-      into.set(raw.subarray(Math.max(0, offset - start), Math.min(raw.length, end - start)), Math.max(0, start - offset))
-    }
-    return into
-  }
-
-  async #readRawFile(first: number, last: number, offset: number, length: number): Promise<Buffer | undefined> {
-    for (let block = first; block <= last; block++) if (this.state[block] !== UNPACKED) return undefined
-    this.#touch()
-    // Counted in before the cell is looked at, as threads do: see RawFile.retire().
-    Atomics.add(this.#raw.cell, READERS, 1)
-    try {
-      const { fd } = this.#raw
-      return fd < 0 ? undefined : await readExactly(fd, offset, length)
-    } finally {
-      Atomics.sub(this.#raw.cell, READERS, 1)
-    }
+  readRaw(offset: number, length: number): Promise<Buffer> {
+    return this.#reader.read(offset, length)
   }
 
   /**
@@ -239,60 +231,13 @@ export class Resource extends EventEmitter<ResourceEvents> {
    * quarantined then), NOT_FOUND when blocks turned out damaged (they are absent now: bring them and prove again).
    */
   prove(options: { raw?: boolean } = {}): Promise<void> {
-    this.#proof ??= this.#prove(options.raw ?? true).finally(() => {
-      this.#proof = undefined
-    })
-    return this.#proof
+    return this.#proof.run(options.raw ?? true)
   }
 
-  async #prove(wantRaw: boolean): Promise<void> {
-    const { diffId: digest, id, table } = this
-    if (digest === undefined) throw new SkimmerError('INVALID_ARGUMENT', `${id}: there is no diffID to prove it against`)
-    if (this.quarantined) throw new SkimmerError('DIGEST_MISMATCH', `${id} is quarantined: ${this.#quarantined}`)
-    if (!this.whole) throw new SkimmerError('CONFLICT', `${id}: only ${this.storedBlocks} of ${table.count} blocks are here; bring the others first`)
-    if (this.proved && (!wantRaw || this.#raw.fd >= 0)) return
-    const plain = isPlain(table)
-    const leave = this.#blocks.enter()
-    let taken = 0
-    try {
-      if (wantRaw && !plain && await this.#keeper.takeRaw(this, rawLength(table))) taken = rawLength(table)
-      const answer = await this.#keeper.prover.prove({ id, table, packFd: this.#pack.fd, digest, rawPath: taken > 0 ? this.#raw.path : undefined })
-      if (this.#blocks.removed) throw this.#blocks.gone()
-      if (answer.result !== 'proved') {
-        this.#keeper.metrics.proof(answer.result === 'false' ? 'quarantined' : 'failed')
-        if (answer.result === 'failed') throw new SkimmerError('UNAVAILABLE', `${id}: could not be proved: ${answer.reason}`)
-        if (answer.result === 'damaged') {
-          for (const block of answer.blocks) this.#blocks.drop(block)
-          throw new SkimmerError('NOT_FOUND', `${id}: ${answer.blocks.length} blocks are damaged on disk and were dropped; bring them and prove again`, { details: { blocks: answer.blocks.slice(0, 100) } })
-        }
-        await this.#keeper.quarantine(id, answer.reason)
-        throw new SkimmerError('DIGEST_MISMATCH', `${id}: ${answer.reason}; it is quarantined`)
-      }
-      const unpacked = answer.raw && this.#raw.publish(rawLength(table))
-      await this.#recordProof(unpacked)
-      if (unpacked) taken = 0
-      if (plain) this.#raw.borrow(this.#pack.fd)
-      this.#blocks.proved(plain || unpacked)
-      this.#keeper.metrics.proof('proved')
-    } finally {
-      if (taken > 0) this.#keeper.give('raw', taken)
-      leave()
-    }
-    this.emit('proved')
-  }
-
-  /** Only what is recorded for good counts: otherwise the raw file would be in the way of the next attempt. */
-  async #recordProof(raw: boolean): Promise<void> {
-    const before = { ...this.#record }
-    Object.assign(this.#record, { proved: true, raw })
-    try {
-      await this.#keeper.save(this, true)
-    } catch (error) {
-      Object.assign(this.#record, before)
-      this.#raw.unlink()
-      void this.#raw.retire()
-      throw new SkimmerError('UNAVAILABLE', `${this.id}: its proof could not be recorded; check the disk`, { cause: error })
-    }
+  /** For the store: its whole table is saved, under this hash. */
+  tableSaved(tableHash: string): void {
+    this.#record.tableHash = tableHash
+    delete this.#record.open
   }
 
   /** What a thread needs; the same object every time. Keep the resource pinned while threads have it. */

@@ -20,6 +20,8 @@ const recordSchema = z.object({
   /** The raw file was complete and synced when this was written. */
   raw: z.boolean(),
   pins: z.array(z.string()),
+  /** Hashes of zeros in its table are not known yet. */
+  open: z.boolean().optional(),
 })
 export type ResourceRecord = z.infer<typeof recordSchema>
 
@@ -107,11 +109,12 @@ export class StoreRecords {
     return damaged
   }
 
-  async add(id: string, record: ResourceRecord, encodedTable: Uint8Array): Promise<void> {
+  /** Record and table, both or neither. */
+  async add(id: string, record: ResourceRecord, encodedTable: Uint8Array, durable = false): Promise<void> {
     await this.#db.batch([
       { type: 'put', sublevel: this.#records, key: id, value: record },
       { type: 'put', sublevel: this.#tables, key: id, value: encodedTable },
-    ] as never)
+    ] as never, { sync: durable } as object)
   }
 
   /** `durable`: on disk, not merely with the kernel, when it resolves. */

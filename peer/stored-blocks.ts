@@ -5,7 +5,7 @@ import type { BlockTable } from '../image/block-table.ts'
 import { isBlock } from './block-codec.ts'
 import { ABSENT, STORED, UNPACKED, VERIFIED } from './block-state.ts'
 import type { PackFile } from './pack-file.ts'
-import type { ResourceKeeper } from './resource.ts'
+import type { ResourceKeeper } from './resource-keeper.ts'
 
 export class StoredBlocks {
   readonly state: Uint8Array<SharedArrayBuffer>
