@@ -2,8 +2,6 @@
 
 const MIB = 1024 * 1024
 const GIB = 1024 * MIB
-/** A stream of unknown length becomes resources of at most so many bytes each. */
-export const PART_BYTES = 8 * MIB
 const SMALLEST = 64 * 1024
 const LARGEST = 4 * MIB
 
