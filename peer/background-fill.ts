@@ -1,10 +1,11 @@
 // Background fetching of one resource: keeps every peer's pipeline full, takes from the supernode only what no peer has or will soon have.
+import { packedLength } from '../image/block-table.ts'
 import type { BackgroundQueue } from './background-queue.ts'
 import type { FetchContext } from './fetch-context.ts'
 import type { RemotePeer } from './remote-peer.ts'
 import type { Resource } from './resource.ts'
 import { pipelineBytes } from './source-choice.ts'
-import { ownsPiece, peerSeed } from './stripes.ts'
+import { ownsPiece, peerSeed, pieceBlocks } from './stripes.ts'
 
 /** Requests in flight fill a pipeline in parts like this one: fewer cost less, more spread what is asked over the peers. */
 const PARTS = 4
@@ -25,12 +26,17 @@ export class BackgroundFill {
   readonly #queue: BackgroundQueue
   readonly #mayAsk: (peer: RemotePeer) => boolean
   readonly #ask: (peer: RemotePeer, blocks: number[]) => void
+  readonly #pieceBlocks: number
+  /** Bytes that two blocks have, more or less: a peer that is asked for less idles between two blocks. */
+  readonly #twoBlocks: number
   #idleSince: number | undefined
   #steal = 4
 
   constructor(context: FetchContext, resource: Resource, queue: BackgroundQueue, mayAsk: (peer: RemotePeer) => boolean, ask: (peer: RemotePeer, blocks: number[]) => void) {
     this.#context = context
     this.#resource = resource
+    this.#pieceBlocks = pieceBlocks(resource.table)
+    this.#twoBlocks = (2 * packedLength(resource.table)) / Math.max(1, resource.table.count)
     this.#queue = queue
     this.#mayAsk = mayAsk
     this.#ask = ask
@@ -60,7 +66,7 @@ export class BackgroundFill {
     const quick = peers.filter(peer => peer.speed.rate === undefined || supernodeRate === undefined || peer.speed.rate * SLOW >= supernodeRate)
     const wanting = quick.flatMap(peer => peer.holdings(id)?.whole === false ? [peerSeed(peer.id)] : [])
     const unheld = (block: number): boolean => !quick.some(peer => peer.has(id, block))
-    this.#keepBusy(supernode, size, block => unheld(block) && (this.#queue.urgent(block) || ownsPiece(block, this.#context.self, wanting)), () => 0)
+    this.#keepBusy(supernode, size, block => unheld(block) && (this.#queue.urgent(block) || ownsPiece(block, this.#pieceBlocks, this.#context.self, wanting)), () => 0)
     if (underWay() || this.#queue.size === 0) {
       this.#idleSince = undefined
       return
@@ -76,7 +82,7 @@ export class BackgroundFill {
   }
 
   #keepBusy(peer: RemotePeer, size: (block: number) => number, may: (block: number) => boolean, holders: (block: number) => number): void {
-    const pipeline = pipelineBytes(peer)
+    const pipeline = Math.max(pipelineBytes(peer), this.#twoBlocks)
     const part = Math.max(MIN_REQUEST, pipeline / PARTS)
     while (peer.outstandingBytes + part / 2 <= pipeline && this.#queue.size > 0 && this.#context.background.wait() === 0) {
       const blocks = this.#queue.choose(part, size, may, holders)

@@ -8,6 +8,7 @@ const CANDIDATES = 128
 export class BackgroundQueue {
   /** 1 for a block that is wanted and not under way. */
   readonly #wanted: Uint8Array
+  readonly #pieceBlocks: number
   #order: number[] = []
   #size = 0
   /** Blocks in an order that was given, a trace: before all others. */
@@ -15,7 +16,9 @@ export class BackgroundQueue {
   /** Of those, the ones that a start waits for: not worth a detour by stripes. */
   readonly #urgent = new Set<number>()
 
-  constructor(count: number) {
+  /** `pieceBlocks`: blocks that are asked for together where that is possible. */
+  constructor(count: number, pieceBlocks: number) {
+    this.#pieceBlocks = pieceBlocks
     this.#wanted = new Uint8Array(count)
   }
 
@@ -45,7 +48,7 @@ export class BackgroundQueue {
         this.#first.push(block)
         this.#urgent.add(block)
       }
-    } else this.#order = this.#order.concat(shufflePieces(fresh))
+    } else this.#order = this.#order.concat(shufflePieces(fresh, this.#pieceBlocks))
   }
 
   /** A block came back: its peer failed. It goes to the front, since others may be waiting for it. */

@@ -2,7 +2,8 @@
 import { Counter } from 'prom-client'
 import type { Registry } from 'prom-client'
 
-export const SOURCES = ['local', 'peer', 'supernode', 'registry'] as const
+/** `registry`: indexed here from the image's registry; `source`: a file or blob that this node read from its source itself. */
+export const SOURCES = ['local', 'peer', 'supernode', 'registry', 'source'] as const
 export type Source = (typeof SOURCES)[number]
 export type SourceBytes = Record<Source, number>
 
@@ -19,7 +20,7 @@ interface Ledger { bytes: SourceBytes; blocks: SourceBytes; timeline: { at: numb
 const STEP_MS = 10
 const MAX_STEPS = 20_000
 
-const none = (): SourceBytes => ({ local: 0, peer: 0, supernode: 0, registry: 0 })
+const none = (): SourceBytes => ({ local: 0, peer: 0, supernode: 0, registry: 0, source: 0 })
 
 export class FetchAccounting {
   readonly #ledgers = new Map<string, Ledger>()

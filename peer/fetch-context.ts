@@ -33,7 +33,7 @@ export interface FetchContext {
   readonly origin: Origin | undefined
   /** Connected peers that may be asked for a resource. */
   peers(resourceId: string): readonly RemotePeer[]
-  /** Connected supernodes, the resource's own first. */
+  /** Connected supernodes, the one that has the resource first. */
   supernodes(resourceId: string): readonly RemotePeer[]
   /** It lied. It is not asked again. */
   ban(peer: RemotePeer, reason: string): void

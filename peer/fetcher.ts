@@ -49,7 +49,15 @@ const IDLE_MS = 60_000
 /** A reader counts as waiting for so long after its miss: one that waits in vain must not stop all background work. */
 const DEMAND_FRESH_MS = 300
 
-interface Opened { readonly fetch: ResourceFetch; readonly parents: ParentSearch; usedAt: number; demandAt: number; holds: number; readonly onBlock: (block: number) => void; readonly onQuarantined: (reason: string) => void }
+export interface OpenOptions {
+  /** False: other peers are not asked, only supernodes. Another holder that wants peers overrules this. */
+  peers?: boolean
+  /** Peer id of the supernode that is known to have it: it is asked before the one that the resource's id points to. */
+  supernode?: string
+}
+
+interface Hold { readonly peers: boolean; readonly supernode: string | undefined }
+interface Opened { readonly fetch: ResourceFetch; readonly parents: ParentSearch; usedAt: number; demandAt: number; readonly holds: Set<Hold>; searching: boolean; readonly onBlock: (block: number) => void; readonly onQuarantined: (reason: string) => void }
 
 export class Fetcher implements BlockSource {
   readonly accounting: FetchAccounting
@@ -85,8 +93,8 @@ export class Fetcher implements BlockSource {
       accounting: this.accounting,
       background: new TokenBucket(backgroundBytesPerSecond ?? Infinity),
       origin,
-      peers: id => this.#pool.connected().filter(peer => !peer.supernode && peer.holdings(id) !== undefined),
-      supernodes: id => this.#supernodes.inOrder(id).flatMap(({ peerId }) => {
+      peers: id => this.#mayAskPeers(id) ? this.#pool.connected().filter(peer => !peer.supernode && peer.holdings(id) !== undefined) : [],
+      supernodes: id => this.#supernodesFor(id).flatMap(peerId => {
         const peer = this.#pool.get(peerId)
         if (peer?.connected === true) return [peer]
         void this.#pool.connect(peerId, true)
@@ -115,14 +123,10 @@ export class Fetcher implements BlockSource {
    * A resource will be read from soon: its parents are looked up and connected to now, so that the first miss finds them.
    * The function returned takes that back; without it the resource is let go of a minute after its last fetch.
    */
-  open(resource: Resource): () => void {
-    const opened = this.#open(resource)
-    opened.holds++
-    let released = false
-    return () => {
-      if (!released) opened.holds--
-      released = true
-    }
+  open(resource: Resource, options: OpenOptions = {}): () => void {
+    const hold: Hold = { peers: options.peers ?? true, supernode: options.supernode }
+    const opened = this.#open(resource, hold)
+    return () => { opened.holds.delete(hold) }
   }
 
   async ensure(resource: Resource, ranges: readonly BlockRange[], options: EnsureOptions): Promise<UnsavedBlocks | undefined> {
@@ -131,7 +135,7 @@ export class Fetcher implements BlockSource {
 
   /** Background work in just this order: a trace. */
   async ensureInOrder(resource: Resource, blocks: readonly number[], signal?: AbortSignal): Promise<void> {
-    const absent = [...new Set(blocks)].filter(block => block < resource.table.count && resource.state[block] === 0)
+    const absent = [...new Set(blocks)].filter(block => block < resource.table.count && resource.state[block] === 0 && resource.knows(block))
     await this.#ensure(resource, { absent, doubted: [] }, { priority: 'background', signal }, true)
   }
 
@@ -185,7 +189,7 @@ export class Fetcher implements BlockSource {
   /** A peer's exchange is open: it is told what is being fetched. */
   onConnected(peer: RemotePeer): void {
     for (const { fetch } of this.#opened.values()) {
-      if (!peer.supernode && !fetch.resource.whole) peer.interest(fetch.resource.id, fetch.resource.table)
+      if (!peer.supernode && !fetch.resource.whole && this.#mayAskPeers(fetch.resource.id)) peer.interest(fetch.resource.id, fetch.resource.table)
       if (peer.supernode) fetch.onSource()
     }
   }
@@ -197,7 +201,7 @@ export class Fetcher implements BlockSource {
   /** A peer asks for this resource, so it has parts of it or soon will. */
   onInterested(peerId: string, resourceId: string): void {
     const opened = this.#opened.get(resourceId)
-    if (opened !== undefined && !opened.fetch.resource.whole) void this.#pool.connect(peerId)
+    if (opened !== undefined && !opened.fetch.resource.whole && this.#mayAskPeers(resourceId)) void this.#pool.connect(peerId)
   }
 
   stop(): void {
@@ -215,7 +219,10 @@ export class Fetcher implements BlockSource {
       last = to
       for (let block = from; block < to; block++) {
         const state = resource.state[block]
-        if (state === 0) absent.push(block)
+        if (state === 0) {
+          if (!resource.knows(block)) throw new SkimmerError('INVALID_ARGUMENT', `${resource.id}: the hash of block ${block} is not known yet, so it cannot be fetched`)
+          absent.push(block)
+        }
         else if (state === 1 && priority === 'demand') doubted.push(block) // in the background the proof of the whole finds what is damaged
       }
     }
@@ -245,7 +252,7 @@ export class Fetcher implements BlockSource {
     return await this.#metrics.time(options.priority, opened.fetch.wait(absent, demand, ordered, options.signal))
   }
 
-  #open(resource: Resource): Opened {
+  #open(resource: Resource, hold?: Hold): Opened {
     let opened = this.#opened.get(resource.id)
     if (opened !== undefined && opened.fetch.resource !== resource) {
       this.#close(resource.id, new SkimmerError('NOT_FOUND', `${resource.id} was replaced in the store`))
@@ -255,28 +262,46 @@ export class Fetcher implements BlockSource {
       const fetch = new ResourceFetch(this.#context, resource)
       opened = {
         fetch, parents: new ParentSearch({ pool: this.#pool, supernodes: this.#supernodes, logger: this.#logger }, resource),
-        usedAt: 0, demandAt: -Infinity, holds: 0, onBlock: block => fetch.onStored(block),
+        usedAt: 0, demandAt: -Infinity, holds: new Set(), searching: false, onBlock: block => fetch.onStored(block),
         onQuarantined: reason => fetch.stop(new SkimmerError('DIGEST_MISMATCH', `${resource.id} is quarantined: ${reason}`)),
       }
       this.#opened.set(resource.id, opened)
       resource.on('block', opened.onBlock)
       resource.on('quarantined', opened.onQuarantined)
+      if (hold !== undefined) opened.holds.add(hold)
       if (!resource.whole) {
-        for (const peer of this.#pool.connected()) if (!peer.supernode) peer.interest(resource.id, resource.table)
-        opened.parents.start()
-        for (const { peerId } of this.#supernodes.inOrder(resource.id)) void this.#pool.connect(peerId, true)
+        for (const peerId of this.#supernodesFor(resource.id)) void this.#pool.connect(peerId, true)
         this.onOpened?.(resource)
       }
+    } else if (hold !== undefined) opened.holds.add(hold)
+    if (!opened.searching && !resource.whole && this.#mayAskPeers(resource.id)) {
+      opened.searching = true
+      for (const peer of this.#pool.connected()) if (!peer.supernode) peer.interest(resource.id, resource.table)
+      opened.parents.start()
     }
     opened.usedAt = performance.now()
     return opened
+  }
+
+  #mayAskPeers(id: string): boolean {
+    const holds = this.#opened.get(id)?.holds
+    if (holds === undefined || holds.size === 0) return true
+    for (const { peers } of holds) if (peers) return true
+    return false
+  }
+
+  #supernodesFor(id: string): string[] {
+    const inOrder = this.#supernodes.inOrder(id).map(({ peerId }) => peerId)
+    if (inOrder.length < 2) return inOrder
+    const first = [...this.#opened.get(id)?.holds ?? []].findLast(({ supernode }) => supernode !== undefined && inOrder.includes(supernode))?.supernode
+    return first === undefined ? inOrder : [first, ...inOrder.filter(peerId => peerId !== first)]
   }
 
   #closeIdle(): void {
     const now = performance.now()
     for (const [id, { fetch, usedAt, holds, parents }] of this.#opened) {
       if (fetch.resource.whole) parents.stop()
-      if (fetch.idle && (this.#store.get(id) !== fetch.resource || (now - usedAt > IDLE_MS && (holds === 0 || fetch.resource.whole)))) this.#close(id, new SkimmerError('ABORTED', 'idle'))
+      if (fetch.idle && (this.#store.get(id) !== fetch.resource || (now - usedAt > IDLE_MS && (holds.size === 0 || fetch.resource.whole)))) this.#close(id, new SkimmerError('ABORTED', 'idle'))
     }
   }
 

@@ -65,6 +65,8 @@ export class RemotePeer {
   readonly speed = new LinkSpeed()
   /** Packed bytes asked for and not yet here. */
   outstandingBytes = 0
+  /** When bytes came from it last, whatever they were, performance.now(): a large block is on its way long before it is here. */
+  receivedAt = -Infinity
   readonly #options: RemotePeerOptions
   readonly #requests = new Map<number, OpenRequest>()
   readonly #objects = new Map<number, OpenObject>()
@@ -193,6 +195,7 @@ export class RemotePeer {
     this.#stream = stream
     this.#stale = STALE_ALLOWANCE
     stream.addEventListener('message', event => {
+      this.receivedAt = performance.now()
       try {
         cutter.push(event.data)
       } catch (error) {

@@ -12,6 +12,7 @@ import { ReadAhead } from './read-ahead.ts'
 import type { RemotePeer } from './remote-peer.ts'
 import type { Resource } from './resource.ts'
 import { chooseSource, hedgeDelay } from './source-choice.ts'
+import { pieceBlocks } from './stripes.ts'
 
 const TICK_MS = 25
 /** Blocks that arrived and are being written: no more is asked in the background beyond this. */
@@ -19,6 +20,8 @@ const MAX_STORING = 64
 /** How long a peer that refused is left alone for this resource, milliseconds. */
 const REFUSED_MS = 500
 const STALLED_MS = 10_000
+/** A peer that sends, but not what it was asked for, gets so many times the stall timeout. */
+const PATIENCE = 8
 /** Peers that failed for a block are tried again after this, milliseconds: they may have it by now. */
 const RETRY_MS = 1_000
 /** Background work asks the origin for so much at once. */
@@ -45,7 +48,7 @@ export class ResourceFetch {
   constructor(context: FetchContext, resource: Resource) {
     this.#context = context
     this.resource = resource
-    this.#queue = new BackgroundQueue(resource.table.count)
+    this.#queue = new BackgroundQueue(resource.table.count, pieceBlocks(resource.table))
     this.#fill = new BackgroundFill(context, resource, this.#queue, peer => this.#mayAsk(peer), (peer, blocks) => this.#ask(peer, blocks, false))
   }
 
@@ -131,7 +134,7 @@ export class ResourceFetch {
     const to = tasks.at(-1)!.block + 1
     const end = this.#readAhead.until(table, from, to)
     for (let block = to; block < end; block++) {
-      if (state[block] !== 0) continue
+      if (state[block] !== 0 || !this.resource.knows(block)) continue
       const task = this.#tasks.get(block)
       if (task === undefined) ahead.push(this.#task(block))
       else if (this.#queue.take(block)) ahead.push(task)
@@ -375,7 +378,9 @@ export class ResourceFetch {
       void this.#toOrigin(dispatch.filter(task => task.asks.length === 0 && !task.atOrigin && now - task.since > limits.originAfter))
     }
     for (const ask of this.#asks) {
-      if (now - ask.progressAt < limits.stallTimeout) continue
+      // While it sends at all, what was asked for may be next in its queue, or a large block half-way: on a slow link that takes its time.
+      const quiet = now - ask.progressAt
+      if (quiet < limits.stallTimeout || (now - ask.peer.receivedAt < limits.stallTimeout && quiet < PATIENCE * limits.stallTimeout)) continue
       // Nothing came for a long time: what it was asked for is asked of others.
       ask.peer.cancel(ask.number)
       this.#resting.set(ask.peer.id, now + STALLED_MS)

@@ -27,6 +27,13 @@ export interface SupernodesEvents {
   grant(token: string): void
 }
 
+export interface SupernodeCallOptions<O extends ControlOperation> extends ControlCallOptions<O> {
+  /** Whose it is: rendezvous hashing of this decides who is asked first. Default: the operation. */
+  key?: string
+  /** Called with each supernode's peer id just before it is asked: progress that follows is its. */
+  onAsked?: (peerId: string) => void
+}
+
 export interface ConnectedSupernode { readonly peerId: string; readonly address: string; readonly client: ControlClient }
 
 const MIN_BACKOFF_MS = 250
@@ -80,10 +87,11 @@ export class Supernodes {
    * Calls the supernode that `key` belongs to, and the next ones when it is gone. Grants in answers are kept.
    * UNAVAILABLE when no supernode can be reached.
    */
-  async call<O extends ControlOperation>(operation: O, request: ControlRequest<O>, options: ControlCallOptions<O> & { key?: string } = {}): Promise<ControlAnswer<O>> {
+  async call<O extends ControlOperation>(operation: O, request: ControlRequest<O>, options: SupernodeCallOptions<O> = {}): Promise<ControlAnswer<O>> {
     if (this.#up.size === 0) await this.#someone(options.signal)
     let last: unknown
     for (const supernode of this.inOrder(options.key ?? operation)) {
+      options.onAsked?.(supernode.peerId)
       try {
         const answer = await supernode.client.call(operation, request, options)
         if ('grant' in answer && typeof answer.grant === 'string') this.events?.grant(answer.grant)

@@ -1,6 +1,6 @@
 // A token bucket: how uploads and background fetching keep under a rate in bytes per second.
 
-/** Bursts of up to `burst` bytes, `rate` bytes per second in the long run. `Infinity` never waits. */
+/** Bursts of up to `burst` bytes, `rate` bytes per second in the long run; `initial` bytes are there at the start (default: the burst). A rate of `Infinity` never waits. */
 export class TokenBucket {
   #rate: number
   #burst: number
@@ -8,10 +8,10 @@ export class TokenBucket {
   #filledAt: number
   readonly #clock: () => number
 
-  constructor(rate: number, options: { burst?: number; clock?: () => number } = {}) {
+  constructor(rate: number, options: { burst?: number; initial?: number; clock?: () => number } = {}) {
     this.#rate = rate
     this.#burst = options.burst ?? Math.max(rate / 4, 1024 * 1024)
-    this.#tokens = this.#burst
+    this.#tokens = options.initial ?? this.#burst
     this.#clock = options.clock ?? performance.now.bind(performance)
     this.#filledAt = this.#clock()
   }

@@ -213,6 +213,6 @@ describe('when something fails', () => {
     await put(node, content)
     const resource = await node.store.add(sibling.id, sibling.table)
     await node.peer.fetcher.ensure(resource, [{ from: 0, to: 10 }], { priority: 'demand' })
-    expect(node.peer.fetcher.stats(sibling.id).bytes).toEqual({ local: content.bytes.length, peer: 0, supernode: 0, registry: 0 })
+    expect(node.peer.fetcher.stats(sibling.id).bytes).toEqual({ local: content.bytes.length, peer: 0, supernode: 0, registry: 0, source: 0 })
   })
 })

@@ -107,18 +107,18 @@ describe('sharing the work', () => {
     const seeds = ['a', 'b', 'c', 'd', 'e', 'f'].map(peerSeed)
     const shares = seeds.map(() => 0)
     for (let block = 0; block < 4000; block++) {
-      const owners = seeds.filter((seed, index) => ownsPiece(block, seed, seeds.filter((_, other) => other !== index)))
+      const owners = seeds.filter((seed, index) => ownsPiece(block, 4, seed, seeds.filter((_, other) => other !== index)))
       expect(owners.length).toBe(1)
       shares[seeds.indexOf(owners[0])]++
     }
     for (const share of shares) expect(share).toBeGreaterThan(4000 / 6 / 1.5)
-    expect(ownsPiece(1, seeds[0], [])).toBe(true)
+    expect(ownsPiece(1, 4, seeds[0], [])).toBe(true)
   })
 
   test('a shuffle keeps all blocks, and the blocks of a piece together', () => {
     fc.assert(fc.property(fc.uniqueArray(fc.nat(1000)), list => {
       const blocks = list.sort((a, b) => a - b)
-      expect(shufflePieces(blocks).sort((a, b) => a - b)).toEqual(blocks)
+      expect(shufflePieces(blocks, 4).sort((a, b) => a - b)).toEqual(blocks)
     }))
   })
 
