@@ -2,7 +2,7 @@
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { formatSize, formatDuration } from '../node/config/units.ts'
+import { formatSize, formatDuration } from '../command-line/units.ts'
 import { SkimmerError } from '../oci/errors.ts'
 import { LabNode, LabSupernode, dfgetArgv } from './lab/cluster.ts'
 import { LabFileServer } from './lab/file-server.ts'
@@ -23,7 +23,7 @@ export async function benchDfget(context: BenchContext): Promise<BenchResult> {
   const directory = mkdtempSync(join(tmpdir(), 'skimmer-lab-'))
   const files = join(directory, 'files')
   mkdirSync(files)
-  const network = await LabNetwork.create(['source', 'supernode', 'alone', ...CROWD].map((name) => ({ name, mbit: ONE.mbit })))
+  const network = await LabNetwork.create(['source', 'supernode', 'alone', ...CROWD].map((name) => ({ name, mbit: ONE.mbit })), { directory })
   try {
     context.say('making the files')
     for (const file of [SMALL, ONE, SIX]) await run(['dd', 'if=/dev/urandom', `of=${join(files, file.name)}`, 'bs=1M', `count=${file.bytes / MIB}`, 'status=none'], { signal: context.signal })

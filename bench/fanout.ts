@@ -1,6 +1,6 @@
 // Bench "fanout": six nodes want a whole image at once over 200 Mbit/s links; the slowest one's time against one node's time alone.
 import { readFileSync } from 'node:fs'
-import { formatDuration } from '../node/config/units.ts'
+import { formatDuration } from '../command-line/units.ts'
 import type { ImageAnswer } from '../node/api/answers.ts'
 import type { LabNode } from './lab/cluster.ts'
 import { Datacenter } from './lab/datacenter.ts'

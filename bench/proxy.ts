@@ -1,7 +1,7 @@
 // Bench "proxy": an ordinary pull by containerd on six nodes at once over 200 Mbit/s links, through the registry proxy against straight.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { formatDuration } from '../node/config/units.ts'
+import { formatDuration } from '../command-line/units.ts'
 import { makeBulkImage } from './lab/bulk-image.ts'
 import { LabContainerd } from './lab/containerd.ts'
 import { Datacenter } from './lab/datacenter.ts'

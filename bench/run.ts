@@ -1,8 +1,8 @@
 // `npm run bench -- start|fanout|read|dfget|proxy [--json FILE]`: each measures Skimmer side by side with something real in one run, and prints ratios.
 import { writeFileSync } from 'node:fs'
 import { Command } from 'commander'
-import { exitCodeOf } from '../node/exit-codes.ts'
-import { interruptible } from '../node/interrupt.ts'
+import { exitCodeOf } from '../command-line/exit-codes.ts'
+import { interruptible } from '../command-line/interrupt.ts'
 import type { Say } from './lab/image.ts'
 
 export interface BenchContext {

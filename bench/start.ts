@@ -1,5 +1,5 @@
 // Bench "start": pull to first output of an import-heavy container, lazily (index at the supernode) against an ordinary pull, at two link rates.
-import { formatDuration } from '../node/config/units.ts'
+import { formatDuration } from '../command-line/units.ts'
 import { Datacenter } from './lab/datacenter.ts'
 import { START_SCRIPT } from './lab/image.ts'
 import type { BenchContext, BenchResult } from './run.ts'

@@ -9,8 +9,8 @@ import { addNode } from './commands/node.ts'
 import { addPreheat } from './commands/preheat.ts'
 import { addStatus } from './commands/status.ts'
 import { addSupernode } from './commands/supernode.ts'
-import { EXIT_CODES, EXIT_CODE_HELP, exitCodeOf } from './exit-codes.ts'
-import { VERSION } from './version.ts'
+import { EXIT_CODES, EXIT_CODE_HELP, exitCodeOf } from '../command-line/exit-codes.ts'
+import { VERSION } from '../command-line/version.ts'
 
 const program = new Command('skimmer')
   .description('Starts containers after pulling only their manifest, and shares the rest peer to peer.')

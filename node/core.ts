@@ -21,7 +21,7 @@ import type { ImageSource } from './lazy/image-source.ts'
 import { LayerLibrary } from './lazy/layer-library.ts'
 import { OwnSource } from './lazy/own-source.ts'
 import { SupernodeSource } from './lazy/supernode-source.ts'
-import { VERSION } from './version.ts'
+import { VERSION } from '../command-line/version.ts'
 
 /** A node that indexes for itself also serves containers: one thread leaves the other core to them. */
 const INDEXER_THREADS = 1

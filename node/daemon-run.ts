@@ -6,10 +6,10 @@ import type { Inheritance } from '../blockdev/inheritance.ts'
 import type { Listening } from '../snapshotter/grpc-server.ts'
 import { SnapshotterServer } from '../snapshotter/snapshotter-server.ts'
 import { NODE_SETTINGS } from './config/node-settings.ts'
-import { addSettings, loadSettings } from './config/settings.ts'
+import { addSettings, loadSettings } from '../command-line/settings.ts'
 import { NodeDaemon } from './daemon.ts'
-import { exitCodeOf } from './exit-codes.ts'
-import { createLogger } from './log.ts'
+import { exitCodeOf } from '../command-line/exit-codes.ts'
+import { createLogger } from '../command-line/log.ts'
 
 export interface DaemonCalls {
   /** Where the snapshotter's clients are. */

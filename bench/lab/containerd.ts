@@ -2,6 +2,7 @@
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { LabHost } from './network.ts'
+import { unmountBelow } from './mounts.ts'
 import { LabProcess, run, type RunResult } from './process.ts'
 
 export interface LabContainerdOptions {
@@ -141,15 +142,4 @@ function commandLine(pid: number): string[] {
   } catch {
     return []
   }
-}
-
-/** Takes down whatever is still mounted in a directory that is about to be deleted. */
-export async function unmountBelow(directory: string): Promise<void> {
-  for (const mountPoint of mountsBelow(directory)) await run(['umount', '--lazy', mountPoint], { mayFail: true })
-}
-
-/** Deepest and latest first. */
-function mountsBelow(directory: string): string[] {
-  const mountPoints = readFileSync('/proc/self/mounts', 'utf8').split('\n').map((line) => (line.split(' ')[1] ?? '').replaceAll(/\\([0-7]{3})/g, (_all, octal: string) => String.fromCharCode(Number.parseInt(octal, 8))))
-  return mountPoints.filter((mountPoint) => mountPoint.startsWith(`${directory}/`)).toReversed()
 }

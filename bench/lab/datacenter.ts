@@ -3,11 +3,12 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { ImageAnswer, TrafficAnswer } from '../../node/api/answers.ts'
-import { formatDuration } from '../../node/config/units.ts'
+import { formatDuration } from '../../command-line/units.ts'
 import { SkimmerError } from '../../oci/errors.ts'
 import { LabNode, LabSupernode } from './cluster.ts'
-import { LabContainerd, unmountBelow } from './containerd.ts'
+import { LabContainerd } from './containerd.ts'
 import { makeDemoImage, type Say } from './image.ts'
+import { unmountBelow } from './mounts.ts'
 import { type LabHost, LabNetwork } from './network.ts'
 import { run } from './process.ts'
 import { LabRegistry } from './registry.ts'
@@ -45,6 +46,7 @@ export class Datacenter {
   /** Bytes of the image's layers in the registry. */
   readonly registryBytes: number
   readonly #containerds: LabContainerd[] = []
+  #containers = 0
 
   private constructor(parts: Pick<Datacenter, 'directory' | 'plan' | 'network' | 'registry' | 'supernode' | 'reference' | 'layerDigests' | 'registryBytes'>) {
     this.directory = parts.directory
@@ -66,7 +68,7 @@ export class Datacenter {
     try {
       const hosts = ['registry', 'supernode', ...plan.nodes, ...(plan.ordinary ? ['ordinary'] : [])]
       say(`network: ${hosts.length} hosts, ${plan.mbit} Mbit/s each`)
-      network = await LabNetwork.create(hosts.map((name) => ({ name, mbit: plan.mbit })))
+      network = await LabNetwork.create(hosts.map((name) => ({ name, mbit: plan.mbit })), { directory })
       const registry = await LabRegistry.start(network.host('registry'), { storage: join(plan.cache, 'registry'), directory: join(directory, 'registry') })
       const reference = `${registry.address}/demo/${image !== undefined ? 'image' : plan.make === undefined ? 'python' : 'made'}:latest`
       // An image of the user's own comes from outside, which the lab's hosts cannot reach: by way of a layout on disk.
@@ -129,7 +131,7 @@ export class Datacenter {
   async #firstOutput(containerd: LabContainerd, started: number, command: readonly string[], flags: readonly string[]): Promise<number> {
     const before = performance.now() - started
     const { signal } = this.plan
-    const container = `lab-${process.pid}`
+    const container = `lab-${process.pid}-${++this.#containers}`
     let settle: NodeJS.Timeout | undefined
     // A server runs on after its first words: it is ended then, and on an interrupt, which process 1 of a container does not hear of by itself.
     const end = (): void => void containerd.ctr(['tasks', 'kill', '--signal', 'SIGKILL', container], { mayFail: true, timeoutMs: 20_000 })

@@ -1,6 +1,8 @@
 // A small datacenter in network namespaces: hosts behind links of a set rate, joined by one bridge, cut off from everything else.
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { unmountBelow } from './mounts.ts'
 import { LabProcess, run, type LaunchOptions, type RunResult } from './process.ts'
 
 const STATE_DIRECTORY = '/run/skimmer-lab'
@@ -72,12 +74,15 @@ export class LabNetwork {
     this.#hub = `sk${id}-hub`
   }
 
-  /** Makes the namespaces, the bridge and the links. What an earlier, killed run left behind is swept first. */
-  static async create(plans: readonly HostPlan[]): Promise<LabNetwork> {
+  /**
+   * Makes the namespaces, the bridge and the links. What an earlier, killed run left behind is swept first: its processes, its namespaces,
+   * and with `directory` (the lab's own, directly in the system's temporary directory) what is mounted and stored there.
+   */
+  static async create(plans: readonly HostPlan[], options: { directory?: string } = {}): Promise<LabNetwork> {
     await sweepDeadLabs()
     const network = new LabNetwork(process.pid.toString(36) + Math.floor(Math.random() * 1296).toString(36))
     mkdirSync(STATE_DIRECTORY, { recursive: true })
-    writeFileSync(join(STATE_DIRECTORY, network.id), JSON.stringify({ pid: process.pid, start: startTime(process.pid) }))
+    writeFileSync(join(STATE_DIRECTORY, network.id), JSON.stringify({ pid: process.pid, start: startTime(process.pid), directory: options.directory }))
     try {
       await run(['ip', 'netns', 'add', network.#hub])
       await run(['ip', '-n', network.#hub, 'link', 'add', 'br0', 'type', 'bridge'])
@@ -136,7 +141,7 @@ function startTime(pid: number): string {
 async function sweepDeadLabs(): Promise<void> {
   if (!existsSync(STATE_DIRECTORY)) return
   for (const id of readdirSync(STATE_DIRECTORY)) {
-    let owner: { pid: number; start: string }
+    let owner: { pid: number; start: string; directory?: string }
     try {
       owner = JSON.parse(readFileSync(join(STATE_DIRECTORY, id), 'utf8'))
     } catch {
@@ -156,6 +161,11 @@ async function sweepDeadLabs(): Promise<void> {
         }
       }
       await run(['ip', 'netns', 'delete', namespace], { mayFail: true })
+    }
+    const { directory } = owner
+    if (directory !== undefined && dirname(directory) === tmpdir()) {
+      await unmountBelow(directory)
+      rmSync(directory, { recursive: true, force: true })
     }
     rmSync(join(STATE_DIRECTORY, id), { force: true })
   }

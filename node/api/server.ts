@@ -16,7 +16,7 @@ import type { HeldImages } from '../lazy/held-images.ts'
 import type { ImageDisks } from '../lazy/image-disks.ts'
 import { imageIdOf } from '../lazy/image-metadata.ts'
 import type { NodeImages } from '../lazy/node-images.ts'
-import { VERSION } from '../version.ts'
+import { VERSION } from '../../command-line/version.ts'
 import type { ExplainAnswer, ImageAnswer, LayerAnswer, MountAnswer, StatusAnswer, TrafficAnswer } from './answers.ts'
 
 export interface NodeApiComponents {

@@ -1,9 +1,9 @@
 // `skimmer demo`: the whole system on this machine, lazily against the ordinary way.
 import { writeFileSync } from 'node:fs'
 import { type Command, Option } from 'commander'
-import { count } from '../config/settings.ts'
-import { EXIT_CODES } from '../exit-codes.ts'
-import { interruptible } from '../interrupt.ts'
+import { count } from '../../command-line/settings.ts'
+import { EXIT_CODES } from '../../command-line/exit-codes.ts'
+import { interruptible } from '../../command-line/interrupt.ts'
 
 const MBIT = count('1000', '', { least: 1, most: 100_000 })
 

@@ -4,9 +4,9 @@ import { join, resolve } from 'node:path'
 import type { Command } from 'commander'
 import type { StatusAnswer } from '../api/answers.ts'
 import { callNode } from '../api/client.ts'
-import { addSettings, loadSettings } from '../config/settings.ts'
+import { addSettings, loadSettings } from '../../command-line/settings.ts'
 import { NODE_SETTINGS } from '../config/node-settings.ts'
-import { EXIT_CODES } from '../exit-codes.ts'
+import { EXIT_CODES } from '../../command-line/exit-codes.ts'
 
 const NEEDED = new Set(['root', 'perl', 'fuse', 'overlay'])
 

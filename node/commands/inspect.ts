@@ -2,8 +2,8 @@
 import type { Command } from 'commander'
 import type { ImageAnswer } from '../api/answers.ts'
 import { callNode } from '../api/client.ts'
-import { formatSize } from '../config/units.ts'
-import { interruptible } from '../interrupt.ts'
+import { formatSize } from '../../command-line/units.ts'
+import { interruptible } from '../../command-line/interrupt.ts'
 import { socketOption } from './socket-option.ts'
 
 const INSPECT_TIMEOUT_MS = 600_000

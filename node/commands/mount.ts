@@ -7,7 +7,7 @@ import type { Command } from 'commander'
 import { SkimmerError } from '../../oci/errors.ts'
 import type { MountAnswer } from '../api/answers.ts'
 import { callNode } from '../api/client.ts'
-import { interruptible } from '../interrupt.ts'
+import { interruptible } from '../../command-line/interrupt.ts'
 import { socketOption } from './socket-option.ts'
 
 const execute = promisify(execFile)

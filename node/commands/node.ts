@@ -2,7 +2,7 @@
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
-import { addSettings, loadSettings, SETTINGS_HELP } from '../config/settings.ts'
+import { addSettings, loadSettings, SETTINGS_HELP } from '../../command-line/settings.ts'
 import { NODE_SETTINGS } from '../config/node-settings.ts'
 
 export function addNode(program: Command): void {

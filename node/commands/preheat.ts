@@ -3,7 +3,7 @@ import { type Command, Option } from 'commander'
 import { SkimmerError, type ErrorCode } from '../../oci/errors.ts'
 import type { PreheatJob } from '../../supernode/preheat-job.ts'
 import { secretIn } from '../config/supernode-settings.ts'
-import { interruptible } from '../interrupt.ts'
+import { interruptible } from '../../command-line/interrupt.ts'
 
 const POLL_MS = 200
 
@@ -40,7 +40,7 @@ export function addPreheat(program: Command): void {
       await interruptible(async (signal) => {
         let job = await call('POST', '/api/v1/preheats', { type: 'image', url: image, platform: flags.platform, scope: flags.nodes ? 'all' : 'supernode' })
         if (flags.detach) return void process.stdout.write(`${job.id}\n`)
-        const { Progress } = await import('../progress.ts')
+        const { Progress } = await import('../../command-line/progress.ts')
         const progress = new Progress()
         try {
           while (job.state === 'WAITING' || job.state === 'RUNNING') {

@@ -2,7 +2,7 @@
 import type { Command } from 'commander'
 import { callNode } from '../api/client.ts'
 import type { ExplainAnswer, StatusAnswer } from '../api/answers.ts'
-import { formatDuration, formatSize } from '../config/units.ts'
+import { formatDuration, formatSize } from '../../command-line/units.ts'
 import { socketOption } from './socket-option.ts'
 
 export function addStatus(program: Command): void {

@@ -1,8 +1,8 @@
 // `skimmer supernode`: the datacenter's cache, indexer and scheduler.
 import type { Command } from 'commander'
-import { addSettings, loadSettings, SETTINGS_HELP } from '../config/settings.ts'
+import { addSettings, loadSettings, SETTINGS_HELP } from '../../command-line/settings.ts'
 import { SUPERNODE_SETTINGS, supernodeConfig } from '../config/supernode-settings.ts'
-import { interruptible } from '../interrupt.ts'
+import { interruptible } from '../../command-line/interrupt.ts'
 
 export function addSupernode(program: Command): void {
   const command = program
@@ -19,7 +19,7 @@ GET /api/v1/identity at the HTTP address answers the address that nodes are give
 SIGTERM stops it; everything it holds is there again at the next start.`)
   addSettings(command, SUPERNODE_SETTINGS).action(async (flags: Record<string, unknown>) => {
     const config = loadSettings(SUPERNODE_SETTINGS, flags)
-    const [{ Supernode }, { createLogger }, { Registry }] = await Promise.all([import('../../supernode/supernode.ts'), import('../log.ts'), import('prom-client')])
+    const [{ Supernode }, { createLogger }, { Registry }] = await Promise.all([import('../../supernode/supernode.ts'), import('../../command-line/log.ts'), import('prom-client')])
     const logger = createLogger(config['log.level'], 'supernode')
     await interruptible(async (signal) => {
       const supernode = await Supernode.start(supernodeConfig(config), { logger, metrics: new Registry() })

@@ -1,5 +1,5 @@
 // Every setting of the node daemon.
-import { choice, count, endpoint, list, optional, path, size, text, toggle, type Values, wait } from './settings.ts'
+import { choice, count, endpoint, list, optional, path, size, text, toggle, type Values, wait } from '../../command-line/settings.ts'
 import { REGISTRY_SETTINGS } from './registries.ts'
 
 export const NODE_SETTINGS = {

@@ -1,7 +1,7 @@
 // How registries are reached and with which credentials: the settings that node and supernode share, as the hosts configuration of oci/.
 import type { HostsConfig } from '../../oci/registry-hosts.ts'
 import { SkimmerError } from '../../oci/errors.ts'
-import { list, optional, type Values } from './settings.ts'
+import { list, optional, type Values } from '../../command-line/settings.ts'
 
 export const REGISTRY_SETTINGS = {
   'registry.config': optional('FILE', 'docker config.json with credentials and credential helpers; default: where docker and podman keep theirs'),

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { SkimmerError } from '../../oci/errors.ts'
 import type { SupernodeConfigInput } from '../../supernode/supernode-config.ts'
 import { hostsConfig, REGISTRY_SETTINGS } from './registries.ts'
-import { choice, count, duration, endpoint, list, optional, path, size, type Values } from './settings.ts'
+import { choice, count, duration, endpoint, list, optional, path, size, type Values } from '../../command-line/settings.ts'
 
 export const SUPERNODE_SETTINGS = {
   root: path('/var/lib/skimmer-supernode', 'everything that survives: cached layers, indexes, images, identity'),

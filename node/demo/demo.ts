@@ -1,7 +1,7 @@
 // The demo: a small datacenter on this machine starts one image lazily on three nodes and the ordinary way on a fourth, side by side.
 import { Datacenter } from '../../bench/lab/datacenter.ts'
 import { START_SCRIPT, type Say } from '../../bench/lab/image.ts'
-import { formatDuration, formatSize } from '../config/units.ts'
+import { formatDuration, formatSize } from '../../command-line/units.ts'
 import type { DemoResult, NodeResult } from './report.ts'
 
 export interface DemoOptions {

@@ -1,5 +1,5 @@
 // What the demo found: the JSON's shape, and the table that people read.
-import { formatDuration, formatSize } from '../config/units.ts'
+import { formatDuration, formatSize } from '../../command-line/units.ts'
 
 export interface Sources {
   readonly local: number

@@ -52,7 +52,7 @@ export class NodeLab {
     const directory = mkdtempSync(join(tmpdir(), 'ske-'))
     let network: LabNetwork | undefined
     try {
-      network = await LabNetwork.create(['registry', 'supernode', ...plan.nodes].map((name) => ({ name, mbit: plan.mbit?.[name] })))
+      network = await LabNetwork.create(['registry', 'supernode', ...plan.nodes].map((name) => ({ name, mbit: plan.mbit?.[name] })), { directory })
       const registry = await LabRegistry.start(network.host('registry'), { storage: join(directory, 'registry/data'), directory: join(directory, 'registry') })
       const supernode = await LabSupernode.start(network.host('supernode'), { directory: join(directory, 'supernode'), plainHttp: [registry.address], flags: [...(plan.supernodeFlags ?? [])] })
       return new NodeLab(directory, network, registry, supernode)

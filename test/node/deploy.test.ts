@@ -8,7 +8,7 @@ import { parse as parseToml } from 'smol-toml'
 import { checkNodeConfig } from '../../node/config/node-check.ts'
 import { NODE_SETTINGS } from '../../node/config/node-settings.ts'
 import { hostsConfig } from '../../node/config/registries.ts'
-import { loadSettings } from '../../node/config/settings.ts'
+import { loadSettings } from '../../command-line/settings.ts'
 import { SUPERNODE_SETTINGS } from '../../node/config/supernode-settings.ts'
 import { ROOT } from './run-cli.ts'
 

@@ -2,7 +2,7 @@
 import { describe, expect, test } from '@jest/globals'
 import { spawnSync } from 'node:child_process'
 import { Writable } from 'node:stream'
-import { Progress } from '../../node/progress.ts'
+import { Progress } from '../../command-line/progress.ts'
 import { ROOT } from './run-cli.ts'
 
 function pipe(): { out: NodeJS.WriteStream; text: () => string } {
