@@ -30,6 +30,7 @@ interface Asked {
   readonly version: Validators | undefined
   readonly ifNot: Validators | undefined
   readonly ranged: boolean
+  readonly orAll: boolean
 }
 
 export class HttpSource implements Source {
@@ -63,14 +64,14 @@ export class HttpSource implements Source {
     }
   }
 
-  #asked({ offset = 0, length, version, ifNot }: SourceOpenOptions): Asked {
+  #asked({ offset = 0, length, version, ifNot, orAll = false }: SourceOpenOptions): Asked {
     for (const value of [offset, length ?? 0]) {
       if (!Number.isSafeInteger(value) || value < 0) throw new SkimmerError('INVALID_ARGUMENT', `${this.#what}: ${value} is no position of a byte`)
     }
     const known = version === undefined ? undefined : parseVersion(version)
     // Nothing but that one answer is of such a version: asking would only cost.
     if (version !== undefined && (known === undefined || known.kind === 'read')) throw this.#conflict('it gives no ETag and no Last-Modified to tell its versions by')
-    return { offset, length, version: known, ifNot: ifNot === undefined ? undefined : parseVersion(ifNot), ranged: offset > 0 || length !== undefined }
+    return { offset, length, version: known, ifNot: ifNot === undefined ? undefined : parseVersion(ifNot), ranged: offset > 0 || length !== undefined, orAll }
   }
 
   async #send(asked: Asked, signal: AbortSignal | undefined): Promise<HttpResponse> {
@@ -98,20 +99,22 @@ export class HttpSource implements Source {
     const part = status === 206 ? this.#part(response, asked) : undefined
     const total = part === undefined ? bytes : part.total
     const validators = validatorsOf(headers, total)
-    const head = this.#head(headers, validators, total, status === 206)
+    const head = this.#head(headers, validators, total, status === 206 || (!asked.ranged && acceptsRanges(headers)))
     if (asked.ifNot !== undefined && sameVersion(asked.ifNot, validators)) {
       // It ignores conditions: the body is not wanted.
       response.body.on('error', () => {}).destroy()
       return { head: { ...head, version: options.ifNot! }, unchanged: true }
     }
     if (asked.version !== undefined) this.#checkVersion(asked.version, validators, headers, status, total)
-    if (part === undefined && total !== undefined && asked.offset > total) throw this.#tooFar(asked, total)
+    const offset = part === undefined && asked.orAll ? 0 : asked.offset
+    const length = part === undefined && asked.orAll ? undefined : asked.length
+    if (part === undefined && total !== undefined && offset > total) throw this.#tooFar(asked, total)
     const cut = part === undefined
-      ? { skip: asked.offset, take: asked.length, expected: total === undefined ? undefined : total - asked.offset }
-      : { skip: 0, take: part.bytes, expected: part.bytes }
-    if (asked.length === 0) cut.take = 0
+      ? { skip: offset, take: length, expected: total === undefined ? undefined : total - offset }
+      : { skip: 0, take: length === 0 ? 0 : part.bytes, expected: part.bytes }
     const body = new HttpBody(response.body, { ...cut, what: this.#what, url: response.url, signal: options.signal })
-    return { head: options.version === undefined ? head : { ...head, version: options.version }, body }
+    const bodyLength = cut.expected === undefined ? undefined : Math.min(cut.expected, cut.take ?? cut.expected)
+    return { head: options.version === undefined ? head : { ...head, version: options.version }, body, offset, ...(bodyLength !== undefined && { bodyLength }) }
   }
 
   /** Checks a 206 against what was asked. */
@@ -148,16 +151,18 @@ export class HttpSource implements Source {
     if ((known.kind === 'weak' && modified !== undefined && known.modified !== undefined && modified !== known.modified) || (known.kind === 'strong' && etag !== undefined && etag !== known.etag)) {
       return await this.open({ ...options, ifNot: undefined })
     }
-    return { head: this.#head(response.headers, known, known.length, false, options.ifNot), unchanged: true }
+    return { head: this.#head(response.headers, known, known.length, acceptsRanges(response.headers), options.ifNot), unchanged: true }
   }
 
   async #outside(response: HttpResponse, asked: Asked, options: SourceOpenOptions): Promise<SourceAnswer> {
     await discard(response.body)
     const { total } = parseContentRange(response.headers['content-range']) ?? {}
+    // An empty resource has no part at all.
+    if (total === 0 && asked.offset === 0) return await this.open({ ...options, offset: undefined, length: undefined })
     if (total === undefined || total !== asked.offset || asked.version === undefined) throw this.#tooFar(asked, total)
     // The end was reached before; there is nothing left of this version.
     const head = this.#head({}, { ...asked.version }, total, true, options.version)
-    return { head, body: new HttpBody(response.body, { skip: 0, take: 0, expected: 0, what: this.#what, url: response.url }) }
+    return { head, offset: asked.offset, bodyLength: 0, body: new HttpBody(response.body, { skip: 0, take: 0, expected: 0, what: this.#what, url: response.url }) }
   }
 
   #tooFar(asked: Asked, total: number | undefined): SkimmerError {
@@ -169,12 +174,12 @@ export class HttpSource implements Source {
     return new SkimmerError('CONFLICT', `${this.#what}: what was read before cannot be gone on with, ${why}; ask again from the start`)
   }
 
-  #head(headers: IncomingHttpHeaders, validators: Validators, length: number | undefined, partial: boolean, version?: string): SourceHead {
+  #head(headers: IncomingHttpHeaders, validators: Validators, length: number | undefined, ranges: boolean, version?: string): SourceHead {
     const contentType = headers['content-type']?.slice(0, 1024)
     return {
       version: version ?? formatVersion(validators),
       ...(length !== undefined && { length }),
-      ranges: partial || /\bbytes\b/i.test(headers['accept-ranges'] ?? ''),
+      ranges,
       ...(contentType !== undefined && { contentType }),
       ...(validators.encoding !== undefined && { contentEncoding: validators.encoding }),
       ...(validators.etag !== undefined && { etag: validators.etag }),
@@ -183,6 +188,8 @@ export class HttpSource implements Source {
     }
   }
 }
+
+const acceptsRanges = (headers: IncomingHttpHeaders): boolean => /\bbytes\b/i.test(headers['accept-ranges'] ?? '')
 
 function contentLength(headers: IncomingHttpHeaders): number | undefined {
   const text = headers['content-length']

@@ -25,6 +25,8 @@ export interface SourceOpenOptions {
   readonly version?: string
   /** Answers `unchanged` and no body when the source still has this version. */
   readonly ifNot?: string
+  /** A server that does not give parts: everything from byte 0 instead of the part (see the answer's `offset`). */
+  readonly orAll?: boolean
   readonly signal?: AbortSignal
 }
 
@@ -36,7 +38,15 @@ export type SourceBody = AsyncIterableIterator<Buffer>
 
 export type SourceAnswer =
   | { readonly head: SourceHead; readonly unchanged: true; readonly body?: undefined }
-  | { readonly head: SourceHead; readonly unchanged?: undefined; readonly body: SourceBody }
+  | {
+    readonly head: SourceHead
+    readonly unchanged?: undefined
+    readonly body: SourceBody
+    /** Of the body's first byte in the resource. */
+    readonly offset: number
+    /** Bytes the body will have, when that is known. */
+    readonly bodyLength?: number
+  }
 
 export interface Source {
   /** Fit for logs: without user, password, query and fragment. */
