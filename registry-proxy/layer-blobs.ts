@@ -1,0 +1,55 @@
+// Uncompressed layers that this machine has as layers: their stream is the blob, bit for bit, so no second copy is made.
+import { rawLength } from '../image/block-table.ts'
+import type { BlockStore } from '../peer/block-store.ts'
+import type { Resource } from '../peer/resource.ts'
+
+const READ_BYTES = 1024 * 1024
+
+export class LayerBlobs {
+  readonly #byDiffId = new Map<string, Resource>()
+  readonly #store: BlockStore
+  readonly #added = (resource: Resource): void => {
+    if (resource.id.startsWith('layer:') && resource.diffId !== undefined) this.#byDiffId.set(resource.diffId, resource)
+  }
+  readonly #removed = (id: string): void => {
+    for (const [diffId, resource] of this.#byDiffId) if (resource.id === id) this.#byDiffId.delete(diffId)
+  }
+  #readers = 0
+
+  constructor(components: { store: BlockStore }) {
+    this.#store = components.store
+    for (const resource of this.#store.list()) this.#added(resource)
+    this.#store.on('added', this.#added)
+    this.#store.on('removed', this.#removed)
+  }
+
+  stop(): void {
+    this.#store.off('added', this.#added)
+    this.#store.off('removed', this.#removed)
+  }
+
+  /** The layer whose uncompressed tar has this digest, when all of it is here and was proved to be that. */
+  find(digest: string): Resource | undefined {
+    const resource = this.#byDiffId.get(digest)
+    return resource !== undefined && resource.whole && resource.proved && !resource.quarantined ? resource : undefined
+  }
+
+  size(resource: Resource): number {
+    return rawLength(resource.table)
+  }
+
+  /** Bytes `from` to `to` (excluded) of its stream; it stays on the disk meanwhile. */
+  async *read(resource: Resource, from: number, to: number): AsyncGenerator<Buffer, void, undefined> {
+    const owner = `registry-proxy:${++this.#readers}`
+    resource.pin(owner)
+    try {
+      for (let position = from; position < to;) {
+        const length = Math.min(READ_BYTES, to - position)
+        yield await resource.readRaw(position, length)
+        position += length
+      }
+    } finally {
+      resource.unpin(owner)
+    }
+  }
+}
