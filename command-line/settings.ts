@@ -61,7 +61,7 @@ export const list = (placeholder: string, fallback: readonly string[], help: str
   ({ help, fallback, placeholder, list: true, read: (written: string | readonly string[]) => (typeof written === 'string' ? [written] : [...written]) }) as unknown as Setting<readonly string[]>
 
 const flagOf = (key: string): string => `--${key.replaceAll('.', '-')}`
-const environmentOf = (key: string): string => `SKIMMER_${key.replaceAll(/[.-]/g, '_').toUpperCase()}`
+export const environmentOf = (key: string): string => `SKIMMER_${key.replaceAll(/[.-]/g, '_').toUpperCase()}`
 
 /** How settings are written, for a command's --help. */
 export const SETTINGS_HELP = `Each setting is a flag, an environment variable and a key of the YAML file; the flag counts first, then the environment, then the file.
@@ -78,27 +78,56 @@ export function addSettings(command: Command, settings: Settings): Command {
   return command
 }
 
-/** Flags, then environment, then file, then defaults. Everything is read and checked before anything happens. */
-export function loadSettings<S extends Settings>(settings: S, flags: Record<string, unknown>, environment: NodeJS.ProcessEnv = process.env): Values<S> {
-  const file = (flags.config as string | undefined) ?? environment.SKIMMER_CONFIG
-  const written = file === undefined ? new Map<string, string | string[]>() : readSettingsFile(file, settings)
+/** Where settings may be written: what is written for a key, and how that place is named in messages. */
+export interface SettingsLayer {
+  readonly written: (key: string) => string | readonly string[] | undefined
+  readonly where: (key: string) => string
+}
+
+/** The first layer that says something counts, then the default. Everything is read and checked before anything happens. */
+export function chooseSettings<S extends Settings>(settings: S, layers: readonly SettingsLayer[]): Values<S> {
   const values: Record<string, unknown> = {}
   for (const [key, setting] of Object.entries(settings)) {
-    const flag = flags[flagOf(key).slice(2).replaceAll(/-([a-z0-9])/g, (_, letter: string) => letter.toUpperCase())] as string | string[] | undefined
-    const fromEnvironment = environment[environmentOf(key)]
-    const chosen = flag ?? (fromEnvironment === undefined ? undefined : setting.list ? fromEnvironment.split(',').filter(Boolean) : fromEnvironment) ?? written.get(key) ?? setting.fallback
+    const layer = layers.find((each) => each.written(key) !== undefined)
     try {
-      values[key] = setting.read(chosen as string)
+      values[key] = setting.read((layer?.written(key) ?? setting.fallback) as string)
     } catch (error) {
-      const where = flag !== undefined ? flagOf(key) : fromEnvironment !== undefined ? environmentOf(key) : `${file}: ${key}`
-      throw new SkimmerError('INVALID_ARGUMENT', `${where}: ${(error as Error).message}`, { cause: error })
+      throw new SkimmerError('INVALID_ARGUMENT', `${layer?.where(key) ?? key}: ${(error as Error).message}`, { cause: error })
     }
   }
   return values as Values<S>
 }
 
+/** `SKIMMER_CACHE_SIZE` for `cache.size`; lists are separated by commas. An empty variable says something: the empty text. */
+export function environmentLayer(settings: Settings, environment: NodeJS.ProcessEnv): SettingsLayer {
+  return {
+    written: (key) => {
+      const text = environment[environmentOf(key)]
+      return text === undefined || !settings[key].list ? text : text.split(',').filter(Boolean)
+    },
+    where: environmentOf,
+  }
+}
+
+/** INVALID_ARGUMENT as of readSettingsFile. */
+export function fileLayer(file: string, settings: Settings): SettingsLayer {
+  const written = readSettingsFile(file, settings)
+  return { written: (key) => written.get(key), where: (key) => `${file}: ${key}` }
+}
+
+/** Flags, then environment, then file, then defaults. */
+export function loadSettings<S extends Settings>(settings: S, flags: Record<string, unknown>, environment: NodeJS.ProcessEnv = process.env): Values<S> {
+  const file = (flags.config as string | undefined) ?? environment.SKIMMER_CONFIG
+  const flag = (key: string): string => flagOf(key).slice(2).replaceAll(/-([a-z0-9])/g, (_, letter: string) => letter.toUpperCase())
+  return chooseSettings(settings, [
+    { written: (key) => flags[flag(key)] as string | string[] | undefined, where: flagOf },
+    environmentLayer(settings, environment),
+    ...(file === undefined ? [] : [fileLayer(file, settings)]),
+  ])
+}
+
 /** What a YAML file says, key by key, as it is written. INVALID_ARGUMENT: no such file, no YAML, an unknown key, a value of the wrong kind. */
-export function readSettingsFile(file: string, settings: Settings): Map<string, string | string[]> {
+function readSettingsFile(file: string, settings: Settings): Map<string, string | string[]> {
   if (!existsSync(file)) throw new SkimmerError('INVALID_ARGUMENT', `the configuration file ${file} does not exist`)
   let document: unknown
   try {
