@@ -31,6 +31,8 @@ export interface SourceFrom {
 export interface DownloadRequest {
   /** The caller's name for just this request, credentials included: who asks with the same key while it runs joins. */
   readonly key: string
+  /** What errors and logs call it; no secrets. Default: the URL without its query, or the blob's digest. */
+  readonly name?: string
   /** What a supernode is asked. Left out: none is. */
   readonly ask?: { readonly operation: 'file.open'; readonly request: ControlRequest<'file.open'> } | { readonly operation: 'blob.open'; readonly request: ControlRequest<'blob.open'> }
   /** Back to source. Left out: not allowed. */

@@ -1,27 +1,404 @@
 // One file or blob on its way to this node: who uses it, how much is here, and reading it in order while it comes.
-import type { EventEmitter } from 'node:events'
-import type { DownloadHead, DownloadStats, ReadRange } from './download-request.ts'
+import { EventEmitter } from 'node:events'
+import type { Logger } from 'pino'
+import { SkimmerError, hasCode } from '../oci/errors.ts'
+import { bringBlocks } from './block-bringer.ts'
+import type { BringOptions } from './block-bringer.ts'
+import { DownloadContent } from './download-content.ts'
+import { DownloadReader } from './download-reader.ts'
+import type { ReaderOptions } from './download-reader.ts'
+import type { DownloadHead, DownloadRequest, DownloadStats, ReadRange } from './download-request.ts'
+import { Pace } from './pace.ts'
+import { pause } from './pause.ts'
+import type { Peer } from './peer.ts'
+import type { Resource } from './resource.ts'
+import { SourceFill } from './source-fill.ts'
+import { followTable } from './table-follower.ts'
 
 export interface DownloadEvents {
   /** Something came; at most every 100 ms. */
   progress: [stats: DownloadStats]
-  /** Whole, failed, or given up by its last user. */
+  /** Whole, failed, or given up by its last user. Readers may still read what is here. */
   end: [stats: DownloadStats]
 }
 
-export declare class Download extends EventEmitter<DownloadEvents> {
-  /** Short and unique in this process. */
+export interface DownloadOptions extends BringOptions, ReaderOptions {
+  /** Without users, one that is not whole goes on for so long, milliseconds. */
+  lingerMs: number
+  /** Without a way to the source, a lost supernode is waited for so long, milliseconds. */
+  reconnectMs: number
+  /** Nothing came for so long and no supernode is connected: back to source, milliseconds. */
+  stalledMs: number
+  /** The same while one is connected: it may be busy. */
+  stalledConnectedMs: number
+  /** How Pace waits. */
+  pause?: typeof pause
+}
+
+export interface DownloadComponents {
+  peer: Peer
+  logger: Logger
+  onPart: (resource: string, change: 1 | -1) => void
+  /** It is over, one way or another: who asks with its key begins a new one. */
+  onEnd: (download: Download) => void
+  /** Nobody uses it any more, and its resources are let go of. */
+  onDropped: (download: Download) => void
+}
+
+const PROGRESS_MS = 100
+const LOOK_MS = 500
+/** A source that changes while it is read is asked again so often, as long as no reader got anything. */
+const ATTEMPTS = 3
+/** A supernode that is there, but whose answer breaks off, is asked again so often without having told anything new. */
+const ASKS = 3
+/** What is under way gets so long to end when it is called off, milliseconds. */
+const WIND_UP_MS = 5_000
+/** What another way to the same bytes does not change. */
+const FINAL = ['NOT_FOUND', 'UNAUTHORIZED', 'DIGEST_MISMATCH', 'CONFLICT', 'ABORTED'] as const
+
+let count = 0
+
+export class Download extends EventEmitter<DownloadEvents> {
+  /** Short, and unique in this process. */
   readonly id: string
   readonly key: string
-  /** These two may change until the first bytes went to a reader: it starts again when the source changes under it. */
-  get head(): DownloadHead
-  get length(): number | undefined
-  /** Resolves when all of it is in the store. Rejects with what went wrong; NO_SPACE when it is only passed through. */
-  get whole(): Promise<void>
-  /** Resources of its parts so far. */
-  get resources(): string[]
-  get ended(): boolean
-  read(range?: ReadRange, options?: { signal?: AbortSignal }): AsyncIterable<Buffer>
-  stats(): DownloadStats
-  release(): void
+  readonly #request: DownloadRequest
+  readonly #peer: Peer
+  readonly #logger: Logger
+  readonly #components: DownloadComponents
+  readonly #options: DownloadOptions
+  readonly #content: DownloadContent
+  readonly #pace: Pace
+  readonly #stop = new AbortController()
+  #users = 0
+  #running = false
+  #ended = false
+  #dropped = false
+  #handedOut = false
+  #linger: NodeJS.Timeout | undefined
+  #progress: NodeJS.Timeout | undefined
+  #fetched: number | undefined
+  /** What is said of it when its resources are let go of. */
+  #last: DownloadStats | undefined
+  #whole!: { promise: Promise<void>; resolve: () => void; reject: (error: Error) => void }
+  #toSource: (() => void) | undefined
+
+  constructor(components: DownloadComponents, request: DownloadRequest, options: DownloadOptions) {
+    super()
+    this.setMaxListeners(0)
+    this.id = `d${(++count).toString(36)}`
+    this.key = request.key
+    this.#request = request
+    this.#components = components
+    this.#peer = components.peer
+    this.#logger = components.logger
+    this.#options = options
+    this.#pace = new Pace(request.bytesPerSecond, { pause: options.pause })
+    this.#content = new DownloadContent(components.peer, {
+      name: request.name ?? nameOf(request), pin: `download:${this.id}`, lastingPin: request.pin, peers: request.peers ?? true, onPart: components.onPart, onChange: () => this.#onChange(),
+    })
+    this.#newWhole()
+    const local = request.local === undefined ? undefined : this.#peer.store.get(request.local)
+    if (local?.whole === true && !local.quarantined) this.#serve(local)
+    else this.#begin()
+  }
+
+  /** What the source said. This and the length may change until the first bytes went to a reader: the source may change under it. */
+  get head(): DownloadHead {
+    return this.#content.head ?? { version: '' }
+  }
+
+  /** Bytes of the whole; undefined while nobody knows. */
+  get length(): number | undefined {
+    return this.#content.length
+  }
+
+  /** Resolves when all of it is in the store. Rejects with what went wrong; with NO_SPACE when it can only be passed through. */
+  get whole(): Promise<void> {
+    return this.#whole.promise
+  }
+
+  /** The resources of its parts so far. */
+  get resources(): string[] {
+    return this.#content.parts.map(({ resource }) => resource.id)
+  }
+
+  /** Whole, failed or given up. */
+  get ended(): boolean {
+    return this.#ended
+  }
+
+  /**
+   * Its bytes in order, block by block as they are here, each verified. Begins with the first block that is wanted, holds two blocks at most, and
+   * reads them from the store when the reader wants them. Ends with an error (SkimmerError), never short. With a digest, and the whole being
+   * read, the last bytes come only after it was checked.
+   */
+  async *read(range: ReadRange = {}, options: { signal?: AbortSignal } = {}): AsyncGenerator<Buffer, void, undefined> {
+    const { source, digest } = this.#request
+    const reader = new DownloadReader({
+      peer: this.#peer, content: this.#content, pace: this.#pace, source, digest,
+      onBytes: () => { this.#handedOut = true },
+      onMissing: () => {
+        this.#stop.signal.throwIfAborted()
+        if (!this.#running && this.#content.failure === undefined) this.#begin()
+      },
+      onVain: error => this.#onVain(error),
+      onWrong: error => this.#fail(error),
+    }, this.#options, range, options.signal)
+    yield* reader.read()
+  }
+
+  stats(): DownloadStats {
+    if (this.#last !== undefined) return this.#last
+    const sum = { local: 0, peer: 0, supernode: 0, source: this.#content.passed }
+    for (const { bytes } of this.#content.parts) {
+      sum.local += bytes.local
+      sum.peer += bytes.peer
+      sum.supernode += bytes.supernode
+      sum.source += bytes.source
+    }
+    const { failure } = this.#content
+    return {
+      length: this.length, storedBytes: this.#content.storedBytes, ...sum, fetched: this.#fetched,
+      failed: failure === undefined ? undefined : { code: failure.code, message: failure.message },
+    }
+  }
+
+  /** This user is done. Without users it goes on for a while; then it is ended, and what is here stays in the store. */
+  release(): void {
+    if (this.#users === 0 || --this.#users > 0) return
+    if (this.#ended) this.#drop()
+    else if (this.#content.full) this.stop(new SkimmerError('ABORTED', `${this.#content.name}: nobody reads it any more, and the store has no room for it`))
+    else this.#linger = setTimeout(() => this.stop(new SkimmerError('ABORTED', `${this.#content.name}: nobody waits for it any more`)), this.#options.lingerMs)
+  }
+
+  /** Another user. Each releases it once. */
+  use(): void {
+    this.#users++
+    clearTimeout(this.#linger)
+  }
+
+  /** Resolves when whatever can be known before the first bytes is known. */
+  async ready(signal: AbortSignal): Promise<void> {
+    while (!this.#content.begun) {
+      if (this.#content.failure !== undefined) throw this.#content.failure
+      await this.#content.change(LOOK_MS, signal)
+    }
+  }
+
+  stop(reason: SkimmerError): void {
+    this.#stop.abort(reason)
+    if (!this.#ended || this.#users === 0) this.#fail(reason)
+  }
+
+  /** All of it is here: nothing needs to be asked. */
+  #serve(resource: Resource): void {
+    this.#content.setHead({ version: resource.id, length: resource.table.rawOffsets[resource.table.count] })
+    this.#content.adopt(resource, { offset: 0, last: true })
+    // Who has just made it will call use() first.
+    queueMicrotask(() => this.#onWhole())
+  }
+
+  #newWhole(): void {
+    let resolve!: () => void
+    let reject!: (error: Error) => void
+    const promise = new Promise<void>((yes, no) => {
+      resolve = yes
+      reject = no
+    })
+    promise.catch(() => {}) // not everyone waits for it
+    this.#whole = { promise, resolve, reject }
+  }
+
+  #begin(): void {
+    this.#running = true
+    void this.#run().finally(() => {
+      this.#running = false
+      this.#toSource = undefined
+    })
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stop
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await this.#attempt(signal)
+        return this.#onWhole()
+      } catch (error) {
+        if (!hasCode(error, 'CONFLICT') || signal.aborted || this.#handedOut || attempt === ATTEMPTS) return this.#fail(error)
+        this.#logger.info({ download: this.id, error: error.message }, 'a download starts again')
+        await this.#content.reset(error.details.discard === true)
+        this.#fetched = undefined
+      }
+    }
+  }
+
+  /** Learns what the blocks are and brings them, until all are here or one of the two fails for good. */
+  async #attempt(signal: AbortSignal): Promise<void> {
+    const { ask, source } = this.#request
+    const [peer, content, pace] = [this.#peer, this.#content, this.#pace]
+    const over = new AbortController()
+    const work = AbortSignal.any([signal, over.signal])
+    const works: Promise<void>[] = []
+    let fail!: (error: Error) => void
+    const failed = new Promise<never>((_, reject) => { fail = reject })
+    failed.catch(() => {})
+    const add = (promise: Promise<void>): void => { works.push(promise.catch(fail)) }
+    let atSource = false
+    this.#toSource = source === undefined ? undefined : () => {
+      if (atSource) return
+      atSource = true
+      add(new SourceFill({ peer, content, pace, source }, work).run())
+    }
+    try {
+      if (ask !== undefined) add(this.#follow(ask, work))
+      // What is known and was found damaged here may still come from peers.
+      else if (!content.known || this.#toSource !== undefined) this.#backToSource(new SkimmerError('INVALID_ARGUMENT', `${content.name}: there is neither a supernode to ask nor a source`))
+      add(bringBlocks({ peer, content, pace, onVain: error => this.#onVain(error) }, this.#options, work))
+      if (source !== undefined) add(this.#watch(work))
+      await Promise.race([this.#untilWhole(work), failed])
+    } finally {
+      over.abort(new SkimmerError('ABORTED', `${content.name}: it is over`))
+      // Before anything begins anew nothing of this may still write.
+      await Promise.race([Promise.all(works), pause(WIND_UP_MS, signal)])
+    }
+  }
+
+  async #untilWhole(signal: AbortSignal): Promise<void> {
+    while (!this.#content.whole) {
+      if (this.#content.full) this.#whole.reject(new SkimmerError('NO_SPACE', `${this.#content.name}: the block store has no room for it; readers get it, but it is not kept`))
+      await this.#content.change(LOOK_MS, signal)
+    }
+  }
+
+  /** Until everything was told, by whichever supernode; else back to source. */
+  async #follow(ask: NonNullable<DownloadRequest['ask']>, signal: AbortSignal): Promise<void> {
+    const content = this.#content
+    const onFetched = (bytes: number): void => {
+      this.#fetched = bytes
+      content.changed()
+    }
+    let since = performance.now()
+    for (let asks = 1; ; asks++) {
+      const before = content.news
+      try {
+        await followTable({ peer: this.#peer, content, onFetched }, ask, signal)
+        return
+      } catch (error) {
+        signal.throwIfAborted()
+        if (content.known) return
+        if (hasCode(error, ...FINAL)) throw error
+        const told = content.news > before
+        if (told) {
+          since = performance.now()
+          asks = 1
+        }
+        const lost = hasCode(error, 'UNAVAILABLE', 'TIMEOUT')
+        const connected = this.#peer.supernodes.inOrder('').length > 0
+        this.#logger.info({ download: this.id, connected, error: (error as Error).message }, 'a supernode does not tell what a download needs')
+        // One that told something may have gone for a moment only; and many nodes at a source at once are what it should keep from it.
+        if (!lost || (connected && asks >= ASKS) || (this.#toSource !== undefined && !told)) return this.#backToSource(error as Error)
+        if (performance.now() - since > this.#options.reconnectMs) {
+          throw new SkimmerError('UNAVAILABLE', `${content.name}: the supernode is lost (${(error as Error).message}), and the source may not be read; ask again when it is back: ${content.storedBytes} bytes are kept`, { cause: error })
+        }
+        await pause(LOOK_MS, signal)
+        signal.throwIfAborted()
+      }
+    }
+  }
+
+  #backToSource(why: Error): void {
+    if (this.#toSource === undefined) throw why
+    this.#toSource()
+  }
+
+  /** Nobody could bring some blocks. */
+  #onVain(error: SkimmerError): void {
+    // While a supernode still tells, it is there, and what it tells of will come.
+    if (!this.#content.known && this.#toSource !== undefined) return
+    this.#backToSource(error)
+  }
+
+  /** Blocks may be known and yet not come: the source has them. */
+  async #watch(signal: AbortSignal): Promise<void> {
+    const content = this.#content
+    let before = -1
+    let at = performance.now()
+    while (!content.whole) {
+      await content.change(LOOK_MS, signal)
+      const now = performance.now()
+      if (content.storedBytes !== before || !content.known || content.full) {
+        before = content.storedBytes
+        at = now
+      }
+      const { stalledMs, stalledConnectedMs } = this.#options
+      if (now - at < (this.#peer.supernodes.inOrder('').length > 0 ? stalledConnectedMs : stalledMs)) continue
+      this.#toSource?.()
+      at = now
+    }
+  }
+
+  #onChange(): void {
+    this.#progress ??= setTimeout(() => {
+      this.#progress = undefined
+      if (!this.#dropped) this.emit('progress', this.stats())
+    }, PROGRESS_MS).unref()
+  }
+
+  #onWhole(): void {
+    this.#whole.resolve()
+    this.#end()
+    for (const { resource } of this.#content.parts) if (resource.diffId !== undefined && !resource.proved) void this.#prove(resource)
+  }
+
+  /** In the background; a blob that is not what it is called is quarantined here, and others should know. */
+  async #prove(resource: Resource): Promise<void> {
+    try {
+      await resource.prove({ raw: false })
+    } catch (error) {
+      this.#logger.warn({ resource: resource.id, error: (error as Error).message }, 'a download could not be proved')
+      if (hasCode(error, 'DIGEST_MISMATCH')) void this.#peer.supernodes.tell('quarantine', { resource: resource.id, reason: error.message.slice(0, 4096) })
+    }
+  }
+
+  #fail(cause: unknown): void {
+    const error = cause instanceof SkimmerError ? cause : new SkimmerError('INTERNAL', `${this.#content.name}: ${(cause as Error).message}`, { cause })
+    if (error.code === 'INTERNAL') this.#logger.error({ download: this.id, err: error }, 'a download failed')
+    this.#content.fail(error)
+    this.#whole.reject(error)
+    this.#end()
+  }
+
+  #end(): void {
+    if (!this.#ended) {
+      this.#ended = true
+      this.#components.onEnd(this)
+      this.emit('end', this.stats())
+    }
+    if (this.#users === 0) this.#drop()
+  }
+
+  #drop(): void {
+    if (this.#dropped) return
+    this.#dropped = true
+    this.#last = this.stats()
+    clearTimeout(this.#linger)
+    clearTimeout(this.#progress)
+    this.#stop.abort(new SkimmerError('ABORTED', `${this.#content.name}: nobody waits for it any more`))
+    this.#content.close()
+    this.#components.onDropped(this)
+  }
+}
+
+/** For errors and logs: without what may be secret in a URL. */
+function nameOf({ ask, key }: DownloadRequest): string {
+  if (ask === undefined) return key
+  if (ask.operation === 'blob.open') return `blob ${ask.request.digest} of ${ask.request.reference}`
+  if (ask.request.url === undefined) return ask.request.resource ?? key
+  try {
+    const { protocol, host, pathname } = new URL(ask.request.url)
+    return `${protocol}//${host}${pathname}`
+  } catch {
+    return key
+  }
 }
