@@ -7,6 +7,7 @@ import { addInspect } from './commands/inspect.ts'
 import { addMount } from './commands/mount.ts'
 import { addNode } from './commands/node.ts'
 import { addPreheat } from './commands/preheat.ts'
+import { addSetup } from './commands/setup.ts'
 import { addStatus } from './commands/status.ts'
 import { addSupernode } from './commands/supernode.ts'
 import { EXIT_CODES, EXIT_CODE_HELP, exitCodeOf } from '../command-line/exit-codes.ts'
@@ -32,6 +33,7 @@ addNode(program)
 addPreheat(program)
 addInspect(program)
 addMount(program)
+addSetup(program)
 addStatus(program)
 addDoctor(program)
 addDemo(program)
