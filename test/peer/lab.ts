@@ -81,6 +81,8 @@ export class TestSupernode {
   signer!: GrantSigner
   /** Peers that must be named as parents for everything, whatever was announced. */
   readonly decoys = new Map<string, string[]>()
+  /** Operations that a test answers itself. */
+  readonly handlers: Partial<ControlHandlers> = {}
   #stop: (() => Promise<void>) | undefined
 
   constructor(grantMs: number) {
@@ -129,7 +131,8 @@ export class TestSupernode {
         this.listeners.delete(listener)
         return {}
       },
-      'image.resolve': no, 'layer.index': no, 'chain.resolve': no, 'trace.put': no, 'trace.get': no, 'file.open': no, 'blob.open': no,
+      'image.resolve': no, 'layer.index': no, 'chain.resolve': no, 'trace.put': no, 'trace.get': no, 
+      'file.open': (request, call) => (this.handlers['file.open'] ?? no)(request, call), 'blob.open': (request, call) => (this.handlers['blob.open'] ?? no)(request, call),
     }
     this.#stop = await serveControl({ libp2p: node.peer.libp2p, logger }, handlers, { aliveMs: 200 })
   }
