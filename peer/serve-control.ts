@@ -4,7 +4,7 @@ import type { Logger } from 'pino'
 import { SkimmerError } from '../oci/errors.ts'
 import { CONTROL_MAX_FRAME, CONTROL_OPERATIONS, CONTROL_PROTOCOL, describeIssue } from './control.ts'
 import type { ControlAnswer, ControlOperation, ControlProgress, ControlRequest } from './control.ts'
-import { FrameCutter, jsonFrame, parseJson, sendAll } from './frames.ts'
+import { FrameCutter, drained, jsonFrame, parseJson, sendAll } from './frames.ts'
 
 export interface ControlCall<O extends ControlOperation> {
   /** Peer id of the caller: noise has authenticated it. */
@@ -15,6 +15,8 @@ export interface ControlCall<O extends ControlOperation> {
   readonly signal: AbortSignal
   /** Send a progress frame (for `events`: an event). Never throws; after the caller hung up it does nothing. */
   progress(progress: ControlProgress<O>): void
+  /** Undefined while the caller's stream takes more; else a promise for when it does: who tells much waits, or a slow caller fills memory. Rejects when he hangs up. */
+  drained(): Promise<void> | undefined
 }
 export type ControlHandlers = { [O in ControlOperation]: (request: ControlRequest<O>, call: ControlCall<O>) => Promise<ControlAnswer<O>> }
 
@@ -98,7 +100,7 @@ function serveCall(stream: Stream, connection: Connection, handlers: ControlHand
       if (!request.success) throw new SkimmerError('INVALID_ARGUMENT', `${operation}: ${describeIssue(request.error)}`)
       // The schema of `operation` has just checked this request; TypeScript cannot follow the pairing through the table.
       const handler = handlers[operation as ControlOperation] as (request: unknown, call: ControlCall<ControlOperation>) => Promise<unknown>
-      const ok = await handler(request.data, { remote, address: connection.remoteAddr.toString(), signal: controller.signal, progress: progress => send({ progress }) })
+      const ok = await handler(request.data, { remote, address: connection.remoteAddr.toString(), signal: controller.signal, progress: progress => send({ progress }), drained: () => (stream.writableNeedsDrain ? drained(stream, controller.signal) : undefined) })
       clearInterval(alive)
       if (stream.writeStatus !== 'writable') return
       await sendAll(stream, jsonFrame({ ok: ok ?? {} }, CONTROL_MAX_FRAME), controller.signal)

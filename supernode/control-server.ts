@@ -39,6 +39,8 @@ export interface ControlServerComponents {
   traces: TraceBook
   composed: ComposedImages
   quarantine: QuarantineBook
+  /** Files and blobs: see stream-control.ts. */
+  streams: Pick<ControlHandlers, 'file.open' | 'blob.open'>
   /** Round-trip to a peer that has just said hello, milliseconds. */
   measureRtt?: (peer: string) => Promise<number>
   logger: Logger
@@ -75,7 +77,7 @@ export class ControlServer {
       'grant.renew': async ({ resources }, call) => { this.#admitted(call.remote); return { grant: await components.granter.renew(call.remote, resources) } },
       quarantine: async ({ resource, reason }, call) => { this.#admitted(call.remote); components.quarantine.claim(resource, reason, call.remote); return {} },
       events: (_, call) => this.#events(call),
-      'file.open': notHere, 'blob.open': notHere,
+      ...components.streams,
     })
     components.quarantine.onConfirmed = (resource, reason) => {
       components.scheduler.forgetResource(resource)
@@ -251,8 +253,6 @@ export class ControlServer {
     return Object.fromEntries(wrapped) as ControlHandlers
   }
 }
-
-const notHere = (): Promise<never> => Promise.reject(new SkimmerError('UNSUPPORTED', 'this supernode brings images only'))
 
 /** Addresses that lead to `peer` and nobody else; malformed ones are dropped, so that one odd interface does not cost a node its hello. */
 function addressesOf(addrs: readonly string[], peer: string): string[] {

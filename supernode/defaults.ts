@@ -62,3 +62,16 @@ export const DEFAULT_HTTP_PORT = 4981
 export const DEFAULT_CACHE_BYTES = 200 * 2 ** 30
 /** Layers that no node asked for in a month were replaced by newer ones. */
 export const DEFAULT_CACHE_TTL_MS = 30 * 24 * 3_600_000
+
+/** How long a source's answer about a file is believed without asking again: Dragonfly's dfget says 3 minutes. */
+export const DEFAULT_FILE_EXPIRE_MS = 3 * 60_000
+/** Files and blobs brought from their sources at the same time. */
+export const DEFAULT_PARALLEL_FILES = 32
+export const DEFAULT_MAX_FILE_BYTES = 2 ** 40
+/** How long a file that nobody opens is remembered, and how many are. */
+export const DEFAULT_FILE_MEMORY_MS = 30 * 24 * 3_600_000
+export const DEFAULT_MAX_FILE_RECORDS = 50_000
+/** Calls of one peer that follow files and blobs at the same time: the control protocol allows 256 calls a connection. */
+export const DEFAULT_OPEN_CALLS = 192
+/** A caller that takes nothing for so long is hung up on. */
+export const DEFAULT_SLOW_CALLER_MS = 60_000

@@ -3,8 +3,8 @@ import { availableParallelism } from 'node:os'
 import { z } from 'zod'
 import { hostsConfigSchema } from '../oci/registry-hosts.ts'
 import {
-  DEFAULT_ACCESS_TTL_MS, DEFAULT_CACHE_BYTES, DEFAULT_CACHE_TTL_MS, DEFAULT_FAN_OUT, DEFAULT_GRANT_MS, DEFAULT_HEARTBEAT_MS, DEFAULT_HTTP_PORT, DEFAULT_LISTEN, DEFAULT_MAX_FAN_OUT, DEFAULT_MAX_JOBS,
-  DEFAULT_MAX_PEERS, DEFAULT_PARALLEL_LAYERS, DEFAULT_TAG_TTL_MS,
+  DEFAULT_ACCESS_TTL_MS, DEFAULT_CACHE_BYTES, DEFAULT_CACHE_TTL_MS, DEFAULT_FAN_OUT, DEFAULT_FILE_EXPIRE_MS, DEFAULT_GRANT_MS, DEFAULT_HEARTBEAT_MS, DEFAULT_HTTP_PORT, DEFAULT_LISTEN, DEFAULT_MAX_FAN_OUT, DEFAULT_MAX_FILE_BYTES, DEFAULT_MAX_JOBS,
+  DEFAULT_MAX_PEERS, DEFAULT_PARALLEL_FILES, DEFAULT_PARALLEL_LAYERS, DEFAULT_TAG_TTL_MS,
 } from './defaults.ts'
 
 const milliseconds = z.number().int().min(1)
@@ -34,6 +34,14 @@ export const supernodeConfigSchema = z.strictObject({
   joinToken: z.string().min(8).optional(),
   tagTtlMs: z.number().int().min(0).default(DEFAULT_TAG_TTL_MS),
   accessTtlMs: z.number().int().min(0).default(DEFAULT_ACCESS_TTL_MS),
+  files: z.strictObject({
+    /** How long a source's answer about a file is believed, milliseconds. */
+    expireMs: z.number().int().min(0).default(DEFAULT_FILE_EXPIRE_MS),
+    /** Files are also fetched from this host and from link-local addresses. */
+    loopback: z.boolean().default(false),
+    maxBytes: positive.default(DEFAULT_MAX_FILE_BYTES),
+    parallel: positive.default(DEFAULT_PARALLEL_FILES),
+  }).prefault({}),
   grantMs: milliseconds.default(DEFAULT_GRANT_MS),
   heartbeatMs: z.number().int().min(100).max(3_600_000).default(DEFAULT_HEARTBEAT_MS),
   limits: z.strictObject({

@@ -20,9 +20,14 @@ import { ExchangeServer } from '../peer/exchange-server.ts'
 import { GrantSigner, GrantVerifier } from '../peer/grants.ts'
 import { createHost, loadIdentity } from '../peer/host.ts'
 import { serveControl } from '../peer/serve-control.ts'
+import { Sources } from '../source/sources.ts'
+import { BlobAccess } from './blob-access.ts'
+import { BlobOrigin } from './blob-origin.ts'
 import { CacheKeeper } from './cache-keeper.ts'
 import { ComposedImages } from './composed-images.ts'
 import { ControlServer } from './control-server.ts'
+import { DEFAULT_IMAGE_MEMORY_MS } from './defaults.ts'
+import { FileOrigin } from './file-origin.ts'
 import { Granter } from './granter.ts'
 import { httpApi } from './http-api.ts'
 import { ImageCatalog } from './image-catalog.ts'
@@ -32,6 +37,9 @@ import { QuarantineBook } from './quarantine-book.ts'
 import { RegistryGate } from './registry-access.ts'
 import { Scheduler } from './scheduler.ts'
 import { EmbeddedState } from './shared-state.ts'
+import { sourceAddresses } from './source-addresses.ts'
+import { StreamControl } from './stream-control.ts'
+import { StreamOrigin } from './stream-origin.ts'
 import { supernodeConfigSchema } from './supernode-config.ts'
 import type { SupernodeConfig, SupernodeConfigInput } from './supernode-config.ts'
 import { TraceBook } from './trace-book.ts'
@@ -49,6 +57,9 @@ export interface SupernodeParts {
   readonly store: BlockStore
   readonly catalog: ImageCatalog
   readonly origin: LayerOrigin
+  readonly streams: StreamOrigin
+  readonly files: FileOrigin
+  readonly blobs: BlobOrigin
   readonly scheduler: Scheduler
   readonly control: ControlServer
   readonly preheat: Preheat
@@ -109,6 +120,13 @@ export class Supernode {
       const origin = new LayerOrigin({ store, indexer, state, logger, metrics }, { parallelLayers: config.limits.parallelLayers })
       stops.push(() => origin.close())
 
+      const streams = new StreamOrigin({ store, state, logger, metrics }, { parallel: config.files.parallel, maxBytes: config.files.maxBytes })
+      const sources = new Sources({ credentials, hosts: config.registry.hosts, logger }, { allow: sourceAddresses({ loopback: config.files.loopback }) })
+      stops.push(() => sources.close(), () => streams.close())
+      const files = new FileOrigin({ streams, sources, logger }, { expireMs: config.files.expireMs, secret })
+      const blobAccess = new BlobAccess({ state, logger }, { ttlMs: config.accessTtlMs })
+      const blobs = new BlobOrigin({ streams, gate, access: blobAccess, logger })
+
       const composer = new ComposerThread()
       stops.push(() => composer.close())
       const composed = new ComposedImages({ store, composer, state, logger }, { directory: join(config.dataDir, 'composing') })
@@ -132,7 +150,8 @@ export class Supernode {
       const quarantine = await QuarantineBook.open({ store, state, logger })
       stops.push(() => quarantine.idle())
       const granter = new Granter({ signer, state }, { grantMs: config.grantMs })
-      const control = new ControlServer({ peerId, scheduler, catalog, origin, store, granter, traces: new TraceBook({ state }), composed, quarantine, measureRtt: peer => pingTime(libp2p, peer), logger, metrics }, { heartbeatMs: config.heartbeatMs, joinToken: config.joinToken })
+      const streamControl = new StreamControl({ streams, files, blobs, granter, admitted: peer => scheduler.knows(peer), logger })
+      const control = new ControlServer({ streams: streamControl.handlers, peerId, scheduler, catalog, origin, store, granter, traces: new TraceBook({ state }), composed, quarantine, measureRtt: peer => pingTime(libp2p, peer), logger, metrics }, { heartbeatMs: config.heartbeatMs, joinToken: config.joinToken })
       exchange.isBanned = remote => scheduler.banned(remote)
       exchange.onViolation = (remote, error) => scheduler.ban(remote, `it broke the exchange protocol: ${error.message}`)
       const preheat = await Preheat.open({ catalog, origin, composed, scheduler, store, state, push: (event, peers) => control.push(event, peers), logger, metrics }, { maxJobs: config.limits.preheatJobs })
@@ -143,7 +162,7 @@ export class Supernode {
       stops.push(await serveControl({ libp2p, logger }, control.handlers))
 
       const startedAt = Date.now()
-      const parts: SupernodeParts = { libp2p, store, catalog, origin, scheduler, control, preheat, quarantine, exchange }
+      const parts: SupernodeParts = { libp2p, store, catalog, origin, streams, files, blobs, scheduler, control, preheat, quarantine, exchange }
       const app = httpApi({
         identity: () => ({ peerId, addrs: libp2p.getMultiaddrs().map(address => address.toString()), grantKey: signer.publicKey, version: SUPERNODE_VERSION, startedAt }),
         ready: () => supernode.#stopping === undefined, catalog, origin, store, scheduler, control, preheat, quarantine, metrics, logger,
@@ -167,7 +186,9 @@ export class Supernode {
           scheduler.sweep()
           cache.sweep().catch((error: unknown) => logger.warn({ err: error }, 'sweeping the cache failed'))
         }, SWEEP_MS),
-        setInterval(() => { catalog.prune().catch((error: unknown) => logger.warn({ err: error }, 'forgetting old images failed')) }, PRUNE_MS),
+        setInterval(() => {
+          Promise.all([catalog.prune(), streams.prune(), blobAccess.prune(Date.now() - DEFAULT_IMAGE_MEMORY_MS)]).catch((error: unknown) => logger.warn({ err: error }, 'forgetting old images and files failed'))
+        }, PRUNE_MS),
       ]
       for (const timer of timers) timer.unref()
       stops.push(() => { for (const timer of timers) clearInterval(timer) })
