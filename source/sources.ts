@@ -1,13 +1,18 @@
 // Sources by URL: which protocol, whose certificates, whose credentials; connections are pooled over all sources with the same settings.
 import { pino } from 'pino'
 import type { Logger } from 'pino'
+import { anonymous, staticCredentials } from '../oci/credentials.ts'
 import type { CredentialSource } from '../oci/credentials.ts'
 import type { RegistryClientOptions } from '../oci/defaults.ts'
 import { SkimmerError } from '../oci/errors.ts'
+import { RegistryClient } from '../oci/registry-client.ts'
 import { RegistryHosts } from '../oci/registry-hosts.ts'
 import type { HostsConfig } from '../oci/registry-hosts.ts'
 import { Transport } from '../oci/transport.ts'
+import { FileSource, listDirectory } from './file-source.ts'
 import { HttpSource } from './http-source.ts'
+import type { ListedEntry } from './index-page.ts'
+import { OciSource, credentialsOf, parseOciUrl } from './oci-source.ts'
 import { normalizeHeaders } from './request-headers.ts'
 import type { Headers } from './request-headers.ts'
 import type { Source } from './source.ts'
@@ -55,7 +60,24 @@ export class Sources {
     const target = parseSourceUrl(url)
     const headers = normalizeHeaders(request.headers)
     if (target.protocol === 'http:' || target.protocol === 'https:') return this.#http(target, headers, request)
+    if (target.protocol === 'oci:') return this.#oci(target, headers, request)
+    if (target.protocol === 'file:') {
+      if (this.#options.files !== true) throw new SkimmerError('FORBIDDEN', 'file:// is read only on the machine of who asks for it')
+      return new FileSource(target)
+    }
     throw new SkimmerError('UNSUPPORTED', `${target.protocol}// is no source that can be read; http, https and oci can`)
+  }
+
+  /** What lies below a URL whose protocol has lists of its own; undefined for http(s), whose lists are pages. See `listIndex`. */
+  async list(url: URL, request: SourceRequest, options: { maxEntries: number; signal?: AbortSignal }): Promise<ListedEntry[] | undefined> {
+    if (url.protocol === 'http:' || url.protocol === 'https:') return undefined
+    const source = this.open(url, request)
+    try {
+      if (source instanceof OciSource) return await source.list(options)
+      return await listDirectory(url, options.maxEntries)
+    } finally {
+      await source.close()
+    }
   }
 
   async close(): Promise<void> {
@@ -72,10 +94,22 @@ export class Sources {
     return new HttpSource({ target, transport: pool.transport }, { ...this.#options, headers, onClose: release })
   }
 
+  #oci(target: URL, headers: Record<string, string>, request: SourceRequest): Source {
+    checkCa(request.ca)
+    const { credentials: configured = anonymous, hosts, logger } = this.#components
+    const given = credentialsOf(headers.authorization ?? basicAuthorization(target))
+    const { reference } = parseOciUrl(target)
+    const tls = { ...(request.ca !== undefined && { ca: request.ca }), ...(request.insecure === true && { insecureSkipVerify: true }) }
+    const host = new RegistryHosts(hosts).configOf(reference.registry)
+    const client = new RegistryClient(
+      { credentials: given === undefined ? configured : staticCredentials({ [reference.registry]: given }), hosts: { ...hosts, [reference.registry]: { ...host, ...tls } }, logger },
+      this.#options,
+    )
+    return new OciSource({ url: target, client })
+  }
+
   #pool({ ca, insecure }: SourceRequest): { pool: Pool; release: () => Promise<void> } {
-    if (ca !== undefined && (ca.length > MAX_CA_BYTES || !ca.includes('-----BEGIN CERTIFICATE-----'))) {
-      throw new SkimmerError('INVALID_ARGUMENT', `the certificate authority given for a source is not PEM text of at most ${MAX_CA_BYTES} bytes`)
-    }
+    checkCa(ca)
     const own = ca !== undefined || insecure === true
     const name = own ? JSON.stringify([insecure === true, ca]) : ''
     let pool = this.#pools.get(name)
@@ -104,6 +138,13 @@ export class Sources {
       this.#pools.delete(name)
       await transport.close()
     }
+  }
+}
+
+/** Text, never a path: requests come from other machines too. */
+function checkCa(ca: string | undefined): void {
+  if (ca !== undefined && (ca.length > MAX_CA_BYTES || !ca.includes('-----BEGIN CERTIFICATE-----'))) {
+    throw new SkimmerError('INVALID_ARGUMENT', `the certificate authority given for a source is not PEM text of at most ${MAX_CA_BYTES} bytes`)
   }
 }
 
