@@ -19,6 +19,7 @@ export class TableSaver {
   /** The last save of a resource that was begun or waits for its turn. */
   readonly #saves = new Map<Resource, Promise<void>>()
   #timer: NodeJS.Timeout | undefined
+  #stopped = false
 
   /** `isHere`: false for a resource that was removed: nothing of it may be saved any more. */
   constructor(components: { records: StoreRecords; isHere: (resource: Resource) => boolean; logger: Logger }) {
@@ -29,6 +30,7 @@ export class TableSaver {
 
   /** Hashes of these blocks are known now: they are saved soon, at once when they were the last. */
   learnt(resource: Resource, from: number, to: number): void {
+    if (this.#stopped) return
     let bytes = this.#unsaved.get(resource) ?? 0
     for (let block = from; block < to; block++) bytes += blockPackedLength(resource.table, block)
     this.#unsaved.set(resource, bytes)
@@ -73,8 +75,9 @@ export class TableSaver {
     while (this.#saves.has(resource)) await this.#saves.get(resource)!.catch(() => {})
   }
 
-  /** Saves what is not saved. */
+  /** Saves what is not saved; what is learnt from now on is not. */
   async stop(): Promise<void> {
+    this.#stopped = true
     clearTimeout(this.#timer)
     this.#saveAll()
     await Promise.allSettled(this.#saves.values())
