@@ -7,6 +7,7 @@ import { addInspect } from './commands/inspect.ts'
 import { addMount } from './commands/mount.ts'
 import { addNode } from './commands/node.ts'
 import { addPreheat } from './commands/preheat.ts'
+import { addProxy } from './commands/proxy.ts'
 import { addSetup } from './commands/setup.ts'
 import { addStatus } from './commands/status.ts'
 import { addSupernode } from './commands/supernode.ts'
@@ -30,6 +31,7 @@ Try it: npm run demo`)
 
 addSupernode(program)
 addNode(program)
+addProxy(program)
 addPreheat(program)
 addInspect(program)
 addMount(program)

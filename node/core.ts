@@ -8,6 +8,7 @@ import { IndexerPool } from '../image/indexer-pool.ts'
 import { loadDockerConfig } from '../oci/docker-config.ts'
 import { SkimmerError } from '../oci/errors.ts'
 import { BlockStore } from '../peer/block-store.ts'
+import { Downloads } from '../peer/downloads.ts'
 import { loadIdentity } from '../peer/host.ts'
 import { Peer } from '../peer/peer.ts'
 import { ImageCatalog } from '../supernode/image-catalog.ts'
@@ -29,14 +30,17 @@ const INDEXER_THREADS = 1
 export class NodeCore {
   readonly store: BlockStore
   readonly peer: Peer
+  /** Files and blobs on their way here: one in flight for each, whoever asks. */
+  readonly downloads: Downloads
   readonly library: LayerLibrary
   /** Supernodes first, then this node itself. */
   readonly sources: readonly ImageSource[]
   readonly #stops: (() => Promise<unknown>)[]
 
-  private constructor(parts: Pick<NodeCore, 'store' | 'peer' | 'library' | 'sources'>, stops: (() => Promise<unknown>)[]) {
+  private constructor(parts: Pick<NodeCore, 'store' | 'peer' | 'downloads' | 'library' | 'sources'>, stops: (() => Promise<unknown>)[]) {
     this.store = parts.store
     this.peer = parts.peer
+    this.downloads = parts.downloads
     this.library = parts.library
     this.sources = parts.sources
     this.#stops = stops
@@ -63,6 +67,8 @@ export class NodeCore {
         prefetch: { startMs: config['prefetch.delay'], quietMs: config['prefetch.quiet'] },
       })
       stops.push(() => peer.stop())
+      const downloads = new Downloads({ peer, logger, metrics })
+      stops.push(() => downloads.stop())
 
       const credentials = loadDockerConfig(config['registry.config'])
       const seed = (await loadIdentity(identityFile)).raw.subarray(0, 32)
@@ -89,7 +95,7 @@ export class NodeCore {
         if (record?.reference === undefined) throw new SkimmerError('NOT_FOUND', `${resourceId}: no image reference is known by which a registry could be asked for it`)
         await own.bring(record.reference, record.diffId, signal)
       })
-      return new NodeCore({ store, peer, library, sources: config.supernodes.length > 0 ? [supernode, own] : [own] }, stops)
+      return new NodeCore({ store, peer, downloads, library, sources: config.supernodes.length > 0 ? [supernode, own] : [own] }, stops)
     } catch (error) {
       for (const stop of stops.toReversed()) await stop().catch((cause: unknown) => logger.warn({ err: cause }, 'while giving up the start'))
       throw error

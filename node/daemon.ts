@@ -10,6 +10,7 @@ import type { ReadFailure } from '../blockdev/parked-reads.ts'
 import { SkimmerError } from '../oci/errors.ts'
 import { Snapshotter } from '../snapshotter/service.ts'
 import type { SnapshotterServer } from '../snapshotter/snapshotter-server.ts'
+import type { RegistryProxy } from '../registry-proxy/registry-proxy.ts'
 import { NodeApi, isMountUser } from './api/server.ts'
 import { NodeCore } from './core.ts'
 import type { NodeConfig } from './config/node-settings.ts'
@@ -19,6 +20,7 @@ import { ImageMetadata } from './lazy/image-metadata.ts'
 import { HeldImages } from './lazy/held-images.ts'
 import { NodeImages } from './lazy/node-images.ts'
 import { StartWatch } from './lazy/start-watch.ts'
+import { startNodeProxy } from './node-proxy.ts'
 
 /** Failed reads that `skimmer explain` still knows. */
 const MAX_FAILURES = 100
@@ -29,14 +31,16 @@ export class NodeDaemon {
   readonly #mounts: ImageMounts
   readonly #snapshotter: Snapshotter
   readonly #api: NodeApi
+  readonly #proxy: RegistryProxy | undefined
   readonly #logger: Logger
 
-  private constructor(parts: { core: NodeCore; channel: FuseChannel; mounts: ImageMounts; snapshotter: Snapshotter; api: NodeApi; logger: Logger }) {
+  private constructor(parts: { core: NodeCore; channel: FuseChannel; mounts: ImageMounts; snapshotter: Snapshotter; api: NodeApi; proxy: RegistryProxy | undefined; logger: Logger }) {
     this.#core = parts.core
     this.#channel = parts.channel
     this.#mounts = parts.mounts
     this.#snapshotter = parts.snapshotter
     this.#api = parts.api
+    this.#proxy = parts.proxy
     this.#logger = parts.logger
   }
 
@@ -101,13 +105,15 @@ export class NodeDaemon {
     await snapshotter.start(server, () => dropOrphans(snapshotter, mounts, disks, images, core))
     const apiFd = inherited.sockets.get(`unix:${join(run, 'api.sock')}`)
     await api.start(apiFd === undefined ? { path: join(run, 'api.sock') } : { fd: apiFd })
+    const proxy = await startNodeProxy(config, { core, logger, metrics })
     logger.info({ peerId: core.peer.id, addrs: core.peer.addresses, mode: mounts.mode, run }, 'node started')
-    return new NodeDaemon({ core, channel, mounts, snapshotter, api, logger })
+    return new NodeDaemon({ core, channel, mounts, snapshotter, api, proxy, logger })
   }
 
   /** Stops answering containerd and peers, takes image mounts down, and lets the supervisor take the FUSE mount down. */
   async stop(): Promise<void> {
     this.#logger.info('stopping')
+    await this.#proxy?.stop()
     await this.#api.stop()
     await this.#snapshotter.stop()
     await this.#mounts.takeDownAll().catch((error: unknown) => this.#logger.error({ err: error }, 'not every image could be unmounted'))
@@ -118,6 +124,7 @@ export class NodeDaemon {
   /** Leaves everything mounted for the next daemon. */
   async handOver(): Promise<void> {
     this.#logger.info('handing over')
+    await this.#proxy?.stop()
     await this.#api.stop()
     await this.#snapshotter.stop()
     await this.#channel.stop({ handOver: true })

@@ -112,8 +112,8 @@ export class Blobs {
     const here = this.#store.get(`blob:${digest}`)?.whole === true
     const download = await this.#open(wish, signal)
     try {
-      // An error before the first byte is an answer; after it, a broken connection.
-      await sendBody(response, download.read({ from, to }, { signal }), begin, body)
+      // An error before the first byte is an answer; after it, a broken connection. Only a read without a range is checked against the digest.
+      await sendBody(response, download.read(from === 0 && to === size ? {} : { from, to }, { signal }), begin, body)
       return allowed.offline ? 'stale' : here ? 'hit' : 'miss'
     } finally {
       download.release()

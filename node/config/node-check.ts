@@ -3,6 +3,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import { SkimmerError } from '../../oci/errors.ts'
 import { parseAddress } from '../../peer/host.ts'
 import { type NodeConfig } from './node-settings.ts'
+import { proxyOptions } from './proxy-settings.ts'
 import { hostsConfig } from './registries.ts'
 import { secretIn } from './supernode-settings.ts'
 
@@ -22,5 +23,6 @@ export function checkNodeConfig(config: NodeConfig): void {
   each('announce', multiaddr)
   for (const label of config.labels) if (!/^[^=\s]+=/.test(label)) throw new SkimmerError('INVALID_ARGUMENT', `labels: ${JSON.stringify(label)} is not NAME=VALUE`)
   hostsConfig(config)
+  if (config['proxy.listen'] !== undefined) proxyOptions(config, config['proxy.listen'])
   secretIn(config['join-token-file'], 'join-token-file')
 }

@@ -5,10 +5,10 @@ import { upstreamRules } from '../../registry-proxy/upstream-choice.ts'
 import { SkimmerError } from '../../oci/errors.ts'
 import { count, duration, type Endpoint, endpoint, list, optional, text, toggle, type Values } from '../../command-line/settings.ts'
 
-const listenHelp = 'where the registry proxy is, for instance 127.0.0.1:4001; whoever reaches it may use it'
+export const PROXY_LISTEN_HELP = 'where the registry proxy is, for instance 127.0.0.1:4001; whoever reaches it may use it'
 
 export const PROXY_SETTINGS = {
-  'proxy.listen': endpoint('', `${listenHelp}; empty: there is none`),
+  'proxy.listen': endpoint('', `${PROXY_LISTEN_HELP}; empty: there is none`),
   'proxy.registry': text('docker.io', 'the registry that is meant when a request names none'),
   'proxy.registries': list('HOST', [], 'registries that the proxy may ask; none: any'),
   'proxy.hosts': list('HOST=REGISTRY', [], 'names by which clients reach the proxy, each standing for a registry'),
@@ -21,9 +21,6 @@ export const PROXY_SETTINGS = {
   'proxy.tls-cert': optional('FILE', 'PEM certificate chain: the proxy then speaks TLS'),
   'proxy.tls-key': optional('FILE', 'PEM key of that certificate'),
 }
-
-/** The same for a proxy that runs alone: then it always listens. */
-export const LONE_PROXY_SETTINGS = { ...PROXY_SETTINGS, 'proxy.listen': endpoint('127.0.0.1:4001', listenHelp) }
 
 /** INVALID_ARGUMENT that names the key. */
 export function proxyOptions(values: Values<typeof PROXY_SETTINGS>, listen: Endpoint, secret?: Buffer): RegistryProxyOptions {

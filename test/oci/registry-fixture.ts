@@ -28,6 +28,8 @@ export interface RunningRegistry {
 
 export interface RegistryOptions {
   readonly auth?: { readonly username: string; readonly password: string }
+  /** Bearer tokens of this server, signed under this certificate, instead. */
+  readonly token?: { readonly realm: string; readonly service: string; readonly issuer: string; readonly rootCertificate: string }
   readonly tls?: { readonly certificate: string; readonly key: string }
   /** Address to listen on; default 127.0.0.1. */
   readonly address?: string
@@ -74,6 +76,10 @@ async function startOnce(options: RegistryOptions): Promise<RunningRegistry> {
   if (options.auth !== undefined) {
     await writeFile(join(directory, 'htpasswd'), htpasswd(options.auth.username, options.auth.password))
     lines.push('auth:', `  htpasswd: {realm: skimmer-test, path: ${directory}/htpasswd}`)
+  }
+  if (options.token !== undefined) {
+    const { realm, service, issuer, rootCertificate } = options.token
+    lines.push('auth:', `  token: {realm: "${realm}", service: "${service}", issuer: "${issuer}", rootcertbundle: ${rootCertificate}}`)
   }
   await writeFile(join(directory, 'config.yml'), `${lines.join('\n')}\n`)
 

@@ -1,0 +1,87 @@
+// A registry proxy with nothing else: block store, peer, downloads and the proxy in one process; no mounts, no root, and no supernode if there is none.
+import { mkdirSync } from 'node:fs'
+import { createServer } from 'node:http'
+import { join } from 'node:path'
+import type { Logger } from 'pino'
+import { Registry, collectDefaultMetrics } from 'prom-client'
+import type { Endpoint } from '../command-line/settings.ts'
+import { VERSION } from '../command-line/version.ts'
+import { loadDockerConfig } from '../oci/docker-config.ts'
+import { SkimmerError } from '../oci/errors.ts'
+import { BlockStore } from '../peer/block-store.ts'
+import { Downloads } from '../peer/downloads.ts'
+import { Peer } from '../peer/peer.ts'
+import { RegistryProxy } from '../registry-proxy/registry-proxy.ts'
+import type { LoneProxyConfig } from './config/lone-proxy-settings.ts'
+import { labelsOf } from './config/node-settings.ts'
+import { proxyOptions } from './config/proxy-settings.ts'
+import { hostsConfig } from './config/registries.ts'
+import { secretIn } from './config/supernode-settings.ts'
+import { proxySecret } from './node-proxy.ts'
+
+export class LoneProxy {
+  readonly proxy: RegistryProxy
+  readonly #stops: (() => Promise<unknown>)[]
+
+  private constructor(proxy: RegistryProxy, stops: (() => Promise<unknown>)[]) {
+    this.proxy = proxy
+    this.#stops = stops
+  }
+
+  static async start(config: LoneProxyConfig, { logger }: { logger: Logger }): Promise<LoneProxy> {
+    const listenAt = config['proxy.listen']
+    if (listenAt === undefined) throw new SkimmerError('INVALID_ARGUMENT', 'proxy.listen is empty: a proxy must listen somewhere')
+    proxyOptions(config, listenAt)
+    mkdirSync(config.root, { recursive: true, mode: 0o700 })
+    const metrics = new Registry()
+    collectDefaultMetrics({ register: metrics, prefix: 'skimmer_node_' })
+    const stops: (() => Promise<unknown>)[] = []
+    try {
+      const store = await BlockStore.open({ directory: join(config.root, 'store'), capBytes: config['cache.size'], logger, metrics })
+      stops.push(() => store.close())
+      const identityFile = join(config.root, 'identity')
+      const peer = await Peer.start({ store, logger, metrics }, {
+        listen: [...config.listen],
+        announce: config.announce.length === 0 ? undefined : [...config.announce],
+        identityFile,
+        supernodes: config.supernodes,
+        joinToken: secretIn(config['join-token-file'], 'join-token-file'),
+        labels: labelsOf(config),
+        version: VERSION,
+        exchange: { uploadSlots: config['upload.slots'], uploadBytesPerSecond: config['upload.rate'] || undefined },
+        fetch: { demandTimeout: config['demand.timeout'] },
+      })
+      stops.push(() => peer.stop())
+      const downloads = new Downloads({ peer, logger, metrics })
+      stops.push(() => downloads.stop())
+      const proxy = await RegistryProxy.start(
+        { downloads, store, logger, metrics, hosts: hostsConfig(config), credentials: loadDockerConfig(config['registry.config']) },
+        proxyOptions(config, listenAt, await proxySecret(identityFile)),
+      )
+      stops.push(() => proxy.stop())
+      if (config['metrics.listen'] !== undefined) stops.push(await serveMetrics(metrics, config['metrics.listen']))
+      return new LoneProxy(proxy, stops)
+    } catch (error) {
+      for (const stop of stops.toReversed()) await stop().catch((cause: unknown) => logger.warn({ err: cause }, 'while giving up the start'))
+      throw error
+    }
+  }
+
+  async stop(): Promise<void> {
+    for (const stop of this.#stops.toReversed()) await stop()
+  }
+}
+
+async function serveMetrics(metrics: Registry, where: Endpoint): Promise<() => Promise<void>> {
+  const server = createServer((_, response) => {
+    metrics.metrics().then((text) => response.writeHead(200, { 'content-type': metrics.contentType }).end(text), () => response.writeHead(500).end())
+  })
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (cause: NodeJS.ErrnoException) => reject(new SkimmerError('CONFLICT', `metrics.listen: ${where.host}:${where.port}: ${cause.code}`, { cause })))
+    server.listen(where.port, where.host, resolve)
+  })
+  return () => new Promise((resolve) => {
+    server.close(() => resolve())
+    server.closeAllConnections()
+  })
+}
