@@ -1,10 +1,13 @@
 // The control protocol: typed calls that end in an answer or a clear error, whatever the other end does.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
+import { randomBytes } from 'node:crypto'
 import type { Libp2p } from '@libp2p/interface'
 import { SkimmerError } from '../../oci/errors.ts'
 import { CONTROL_PROTOCOL } from '../../peer/control.ts'
 import type { ControlEvent } from '../../peer/control.ts'
 import { ControlClient } from '../../peer/control-client.ts'
+import { MAX_HASHES_A_FRAME } from '../../peer/control-streams.ts'
+import type { StreamProgress } from '../../peer/control-streams.ts'
 import { jsonFrame } from '../../peer/frames.ts'
 import { createHost, loadIdentity, parseAddress } from '../../peer/host.ts'
 import { serveControl } from '../../peer/serve-control.ts'
@@ -54,6 +57,44 @@ describe('the control protocol', () => {
   test('names the field of a malformed answer', async () => {
     handlers.parents = () => Promise.resolve({ parents: [{ peerId: 'x', addrs: [], whole: 'yes', slots: 1 }] } as never)
     await expect(control().call('parents', { resource: `layer:${digest}`, count: 3 })).rejects.toMatchObject({ code: 'INVALID_DATA', message: expect.stringContaining('parents.0.whole') })
+  })
+
+  test('carries a download: its head, its parts, the hashes of their blocks', async () => {
+    const hashes = randomBytes(MAX_HASHES_A_FRAME * 32).toString('base64')
+    const part = { resource: 'file:abc.1', offset: 0, length: 5, blockBytes: 1024, grant: 'g', last: true }
+    handlers['file.open'] = async (request, call) => {
+      call.progress({ head: { version: 'v1', length: 5, etag: request.url } })
+      call.progress({ part })
+      call.progress({ hashes: { resource: part.resource, from: 7, hashes } })
+      call.progress({ fetched: 5 })
+      return { length: 5, parts: 1, digest }
+    }
+    const seen: StreamProgress[] = []
+    const url = 'http://127.0.0.1/a?b=c'
+    const answer = await control().call('file.open', { url, headers: { Authorization: 'Bearer x' }, digest: 'crc32:0a1b2c3d', range: { start: 0, end: 4 }, priority: 6 }, { onProgress: progress => seen.push(progress) })
+    expect(answer).toEqual({ length: 5, parts: 1, digest })
+    expect(seen).toEqual([{ head: { version: 'v1', length: 5, etag: url } }, { part }, { hashes: { resource: part.resource, from: 7, hashes } }, { fetched: 5 }])
+    for (const progress of [{ hashes: { resource: 'file:abc', from: 0, hashes: randomBytes(31).toString('base64') } }, { hashes: { resource: 'file:abc', from: 0, hashes: '' } }, { part: { ...part, resource: 'file:../x/y' } }, {}]) {
+      handlers['blob.open'] = async (_, call) => {
+        call.progress(progress as never)
+        return { length: 0, parts: 0 }
+      }
+      await expect(control().call('blob.open', { reference: 'registry:5000/name', digest }, { onProgress: () => {} })).rejects.toMatchObject({ code: 'INVALID_DATA', message: expect.stringContaining('malformed progress') })
+    }
+  })
+
+  test('refuses wishes for files that nobody should try, and shows no secret of them', async () => {
+    const url = 'http://127.0.0.1/'
+    const refused: [unknown, string][] = [
+      [{}, 'neither a url nor a resource'], [{ url: `${url}${'x'.repeat(9000)}` }, 'url'], [{ url, headers: { 'a b': 'hunter2' } }, 'headers'], [{ url, headers: { a: 'hunter2\r\nb: c' } }, 'headers.a'],
+      [{ url, headers: Object.fromEntries(Array.from({ length: 65 }, (_, index) => [`h${index}`, 'hunter2'])) }, 'more than 64'], [{ url, range: { start: 5, end: 4 } }, 'ends before it starts'],
+      [{ url, digest: 'sha256:hunter2' }, 'a digest is'], [{ url, priority: 7 }, 'priority'], [{ resource: 'hunter2' }, 'resource'],
+    ]
+    for (const [request, names] of refused) {
+      const asked = control().call('file.open', request as never)
+      await expect(asked).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', message: expect.stringContaining(names) })
+      await expect(asked).rejects.not.toThrow(/hunter2/)
+    }
   })
 
   test('pushes events until the caller hangs up, and the server learns of that', async () => {
@@ -123,13 +164,16 @@ describe('a node and its supernodes', () => {
     const again = await lab.supernode({ at: { directory }, listen })
     await until('announced again', () => again.holders.get(content.id)?.get(node.peer.id)?.whole === true)
     let held = ''
+    let file = ''
     node.peer.on('hold', event => { held = event.reference })
+    node.peer.on('hold-file', event => { file = `${event.resource} ${event.name}` })
     await until('it listens', () => again.listeners.size === 1)
     for (const tell of again.listeners) {
       tell({ type: 'hold', reference: 'debian:12' })
+      tell({ type: 'hold-file', resource: 'file:abc', name: 'model.bin' })
       tell({ type: 'quarantine', resource: content.id, reason: 'it is not what it says' })
     }
-    await until('the events came', () => held === 'debian:12' && node.store.get(content.id)?.quarantined === true)
+    await until('the events came', () => held === 'debian:12' && file === 'file:abc model.bin' && node.store.get(content.id)?.quarantined === true)
   })
 
   test('with several supernodes a key belongs to one of them, and to the next when that one is gone', async () => {
