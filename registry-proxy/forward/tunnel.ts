@@ -1,0 +1,31 @@
+// CONNECT: bytes passed on unread, both ways.
+import { connect, type Socket } from 'node:net'
+import { SkimmerError } from '../../oci/errors.ts'
+import { unreachable } from './forward-answers.ts'
+import type { ForwardOutcome } from './forward-metrics.ts'
+import type { ForwardLimits } from './forward-options.ts'
+import { joinStreams } from './joined-streams.ts'
+
+export const ESTABLISHED = 'HTTP/1.1 200 Connection Established\r\n\r\n'
+
+/** Resolves when the tunnel is closed again. UNAVAILABLE, TIMEOUT: it never opened, and nothing was answered yet. */
+export async function openTunnel(client: Socket, head: Buffer, { host, port }: { host: string; port: number }, limits: ForwardLimits): Promise<{ outcome: ForwardOutcome; sent: number }> {
+  const server = await new Promise<Socket>((resolve, reject) => {
+    const socket = connect({ host: host.replace(/^\[(.*)\]$/, '$1'), port, allowHalfOpen: true })
+    const timer = setTimeout(() => socket.destroy(new SkimmerError('TIMEOUT', `${host}:${port} did not connect within ${limits.connectMs / 1000} s`)), limits.connectMs)
+    const gone = (): void => void socket.destroy(new SkimmerError('ABORTED', 'the client went away'))
+    client.once('close', gone)
+    socket.once('error', (error) => reject(unreachable(`${host}:${port}`, error)))
+    socket.once('connect', () => resolve(socket))
+    for (const event of ['connect', 'close']) {
+      socket.once(event, () => {
+        clearTimeout(timer)
+        client.off('close', gone)
+      })
+    }
+  })
+  for (const socket of [client, server]) socket.setNoDelay(true).setKeepAlive(true, 60_000)
+  client.write(ESTABLISHED)
+  if (head.length > 0) server.write(head)
+  return await joinStreams(server, client, { idleMs: limits.tunnelIdleMs, both: true })
+}
