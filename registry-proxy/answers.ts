@@ -50,8 +50,8 @@ const PASSED_ON = [
   'ratelimit-limit', 'ratelimit-remaining', 'docker-ratelimit-source', 'warning',
 ]
 
-/** A registry's own answer, passed on: a refusal, a list, what is not cached. `headers` come on top. */
-export function passOn(response: ServerResponse, answer: { status: number; headers: IncomingHttpHeaders; bytes: Buffer; asked: URL }, headers: Readonly<Record<string, string | string[] | undefined>> = {}): Outcome {
+/** A registry's own answer, passed on: a refusal, a list, what is not cached. `headers` come on top; `unknown` is the spec's word for what is not there, where the registry said none. */
+export function passOn(response: ServerResponse, answer: { status: number; headers: IncomingHttpHeaders; bytes: Buffer; asked: URL }, headers: Readonly<Record<string, string | string[] | undefined>> = {}, unknown = 'NAME_UNKNOWN'): Outcome {
   const passed: Record<string, string | string[] | number> = {}
   for (const name of PASSED_ON) if (answer.headers[name] !== undefined) passed[name] = answer.headers[name]!
   const challenge = absoluteChallenges(answer.headers['www-authenticate'], answer.asked)
@@ -61,7 +61,7 @@ export function passOn(response: ServerResponse, answer: { status: number; heade
   let { bytes } = answer
   if (!head && bytes.length === 0 && answer.status >= 400) {
     // It was asked by HEAD, and said no words.
-    bytes = problemBody(SPEC_CODES[answer.status] ?? 'UNAVAILABLE', `the registry ${answer.asked.host} answered ${answer.status}`)
+    bytes = problemBody(answer.status === 404 ? unknown : (SPEC_CODES[answer.status] ?? 'UNAVAILABLE'), `the registry ${answer.asked.host} answered ${answer.status}`)
     passed['content-type'] = 'application/json'
   }
   const length = head ? answer.headers['content-length'] : bytes.length

@@ -110,13 +110,40 @@ export class Blobs {
       return 'passed'
     }
     const here = this.#store.get(`blob:${digest}`)?.whole === true
-    const download = await this.#open(wish, signal)
     try {
-      // An error before the first byte is an answer; after it, a broken connection. Only a read without a range is checked against the digest.
-      await sendBody(response, download.read(from === 0 && to === size ? {} : { from, to }, { signal }), begin, body)
-      return allowed.offline ? 'stale' : here ? 'hit' : 'miss'
+      await this.#download(request, wish, (download) => sendBody(response, download.read(from === 0 && to === size ? {} : { from, to }, { signal }), begin, body))
+    } catch (error) {
+      if (!hasCode(error, 'DIGEST_MISMATCH') || response.headersSent) throw error
+      // What the swarm has or had under this name was wrong. The registry's bytes may be right by now; they are checked again.
+      await sendBody(response, registryBlob(this.#upstream, wish, { from, to, signal }), begin, body)
+      return 'passed'
+    }
+    return allowed.offline ? 'stale' : here ? 'hit' : 'miss'
+  }
+
+  /** An error of `use` before the first byte is an answer; after it, a broken connection. Only a read without a range is checked against the digest. */
+  async #download(request: ProxyRequest, wish: BlobWish, use: (download: Download) => Promise<void>): Promise<void> {
+    const download = await this.#open(wish, request.signal)
+    let wrong = false
+    try {
+      await use(download)
+    } catch (error) {
+      wrong = hasCode(error, 'DIGEST_MISMATCH')
+      throw error
     } finally {
       download.release()
+      if (wrong) await this.#discard(wish.digest)
+    }
+  }
+
+  /** Wrong bytes were kept under this digest: without them there is nothing to quarantine, and the next download begins anew. */
+  async #discard(digest: string): Promise<void> {
+    const id = `blob:${digest}`
+    try {
+      await this.#store.remove(id)
+      await this.#store.endQuarantine(id)
+    } catch (error) {
+      this.#logger.debug({ resource: id, err: error }, 'a wrong blob is still in use')
     }
   }
 
@@ -165,7 +192,7 @@ export class Blobs {
     if (answer.status === 401 || answer.status === 403) this.#access.refused(caller, upstream)
     if (answer.status === 404) this.#access.missing(upstream, digest)
     if (answer.status >= 200 && answer.status < 400) throw new SkimmerError('INVALID_DATA', `${upstream.registry} does not say how large the blob ${digest} is`)
-    return { outcome: passOn(request.response, answer) }
+    return { outcome: passOn(request.response, answer, {}, 'BLOB_UNKNOWN') }
   }
 
   #offline(request: ProxyRequest, digest: string): Allowed | undefined {

@@ -192,7 +192,7 @@ export class Manifests {
   #passRefusal(request: ProxyRequest, answer: SmallAnswer, digest?: string): Outcome {
     if (answer.status === 401 || answer.status === 403) this.#access.refused(request.caller, request.upstream)
     if (answer.status === 404 && digest !== undefined) this.#access.missing(request.upstream, digest)
-    return passOn(request.response, answer)
+    return passOn(request.response, answer, {}, 'MANIFEST_UNKNOWN')
   }
 
   #sendDown(request: ProxyRequest, down: SkimmerError | SmallAnswer): Outcome {

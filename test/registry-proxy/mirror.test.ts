@@ -142,7 +142,7 @@ maybe('an open registry', () => {
   test('what is not there is refused in the words of the spec', async () => {
     const absent = `sha256:${'0'.repeat(64)}`
     const cases: [string, RequestInit, number, string][] = [
-      [`team/app/blobs/${absent}`, {}, 404, 'NAME_UNKNOWN'],
+      [`team/app/blobs/${absent}`, {}, 404, 'BLOB_UNKNOWN'],
       [`team/app/manifests/${absent}`, { headers: { accept: ACCEPT } }, 404, 'MANIFEST_UNKNOWN'],
       ['team/app/manifests/nope', { headers: { accept: ACCEPT } }, 404, 'MANIFEST_UNKNOWN'],
       ['team/nothing/tags/list', {}, 404, 'NAME_UNKNOWN'],
