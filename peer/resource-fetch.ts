@@ -13,10 +13,11 @@ import type { RemotePeer } from './remote-peer.ts'
 import type { Resource } from './resource.ts'
 import { chooseSource, hedgeDelay } from './source-choice.ts'
 import { pieceBlocks } from './stripes.ts'
+import { TaskTable, failedAt, unask } from './task-table.ts'
 
 const TICK_MS = 25
-/** Blocks that arrived and are being written: no more is asked in the background beyond this. */
-const MAX_STORING = 64
+/** While more bytes than this have arrived and are being written, no more is asked for in the background. */
+const MAX_STORING = 8 * 1024 * 1024
 /** How long a peer that refused is left alone for this resource, milliseconds. */
 const REFUSED_MS = 500
 const STALLED_MS = 10_000
@@ -30,8 +31,7 @@ const ORIGIN_BYTES = 16 * 1024 * 1024
 export class ResourceFetch {
   readonly resource: Resource
   readonly #context: FetchContext
-  readonly #tasks = new Map<number, FetchTask>()
-  readonly #demand = new Set<FetchTask>()
+  readonly #tasks: TaskTable
   readonly #asks = new Set<Ask>()
   readonly #queue: BackgroundQueue
   readonly #fill: BackgroundFill
@@ -41,6 +41,7 @@ export class ResourceFetch {
   readonly #failures = new FetchFailures()
   #timer: NodeJS.Timeout | undefined
   #fillSoon = false
+  /** Bytes that have arrived and are being written. */
   #storing = 0
   #progressAt = 0
   #retryAt = 0
@@ -49,6 +50,11 @@ export class ResourceFetch {
     this.#context = context
     this.resource = resource
     this.#queue = new BackgroundQueue(resource.table.count, pieceBlocks(resource.table))
+    this.#tasks = new TaskTable(context, this.#queue, () => {
+      clearInterval(this.#timer)
+      this.#timer = undefined
+      this.#failures.clear()
+    })
     this.#fill = new BackgroundFill(context, resource, this.#queue, peer => this.#mayAsk(peer), (peer, blocks) => this.#ask(peer, blocks, false))
   }
 
@@ -65,19 +71,19 @@ export class ResourceFetch {
     for (const block of blocks) {
       let task = this.#tasks.get(block)
       if (task === undefined) {
-        task = this.#task(block)
+        task = this.#tasks.create(block)
         if (demand) dispatch.push(task)
         else queued.push(block)
       } else if (demand && !task.demand && this.#queue.take(block)) dispatch.push(task)
       task.waiters.push(waiter)
-      if (demand && !task.demand) this.#promote(task)
+      if (demand && !task.demand) this.#tasks.promote(task)
     }
     this.#timer ??= setInterval(() => this.#tick(), TICK_MS)
     if (queued.length > 0) this.#queue.add(queued, ordered)
     if (dispatch.length > 0) this.#dispatch(dispatch, this.#ahead(dispatch))
     if (!demand) this.#fillLater()
     if (signal !== undefined) {
-      const onAbort = (): void => this.#abandon(waiter, blocks, new SkimmerError('ABORTED', `${this.resource.id}: given up by the caller`, { cause: signal.reason }))
+      const onAbort = (): void => this.#tasks.abandon(waiter, blocks, new SkimmerError('ABORTED', `${this.resource.id}: given up by the caller`, { cause: signal.reason }))
       if (signal.aborted) onAbort()
       else {
         signal.addEventListener('abort', onAbort, { once: true })
@@ -90,7 +96,7 @@ export class ResourceFetch {
   /** A peer connected, or came to have something. */
   onSource(): void {
     if (this.#tasks.size === 0) return
-    const unasked = [...this.#demand].filter(task => task.asks.length === 0 && !task.storing)
+    const unasked = [...this.#tasks.demanded].filter(task => task.asks.length === 0 && !task.storing)
     if (unasked.length > 0) this.#dispatch(unasked)
     this.#fillLater()
   }
@@ -107,23 +113,7 @@ export class ResourceFetch {
   stop(error: SkimmerError): void {
     for (const ask of this.#asks) ask.peer.cancel(ask.number)
     this.#asks.clear()
-    for (const task of this.#tasks.values()) this.#fail(task, error)
-  }
-
-  #task(block: number): FetchTask {
-    const task: FetchTask = { block, demand: false, waiters: [], asks: [], failed: undefined, since: performance.now(), hedgeAt: Infinity, storing: false, atOrigin: false }
-    this.#tasks.set(block, task)
-    return task
-  }
-
-  #promote(task: FetchTask): void {
-    task.demand = true
-    this.#demand.add(task)
-    this.#context.demand(1)
-    for (const ask of task.asks) {
-      ask.peer.promote(ask.number)
-      task.hedgeAt = performance.now() + hedgeDelay(ask.peer, 0)
-    }
+    this.#tasks.failAll(error)
   }
 
   /** Blocks to bring along behind a miss that walks in order. */
@@ -136,7 +126,7 @@ export class ResourceFetch {
     for (let block = to; block < end; block++) {
       if (state[block] !== 0 || !this.resource.knows(block)) continue
       const task = this.#tasks.get(block)
-      if (task === undefined) ahead.push(this.#task(block))
+      if (task === undefined) ahead.push(this.#tasks.create(block))
       else if (this.#queue.take(block)) ahead.push(task)
     }
     return ahead
@@ -201,10 +191,10 @@ export class ResourceFetch {
     ask.progressAt = this.#progressAt = performance.now()
     ask.bytes += packed.length
     const task = this.#tasks.get(block)
-    if (task !== undefined) this.#unask(task, ask)
+    if (task !== undefined) unask(task, ask)
     if (task?.storing === true || this.resource.state[block] >= 2) return // the slower of two
     if (task !== undefined) task.storing = true
-    this.#storing++
+    this.#storing += packed.length
     void this.#store(task, ask, block, packed)
   }
 
@@ -212,11 +202,11 @@ export class ResourceFetch {
     try {
       await this.resource.putBlock(block, packed, { priority: task?.demand === true ? 'demand' : 'background' })
     } catch (error) {
-      this.#storing--
+      this.#storing -= packed.length
       this.#notStored(task, ask, packed, error as Error)
       return
     }
-    this.#storing--
+    this.#storing -= packed.length
     this.#context.accounting.add(this.resource.id, sourceOf(ask.peer), packed.length, ask.peer.id)
     this.#fill.progressed(ask.peer.supernode)
     if (task !== undefined) this.#done(task)
@@ -229,7 +219,7 @@ export class ResourceFetch {
       this.#context.ban(ask.peer, `it sent a wrong block of ${this.resource.id}`)
       if (task !== undefined) {
         task.storing = false
-        this.#failedAt(task, ask.peer, error.message)
+        failedAt(task, ask.peer, error.message)
         this.#requeue(task)
       }
       return
@@ -243,11 +233,11 @@ export class ResourceFetch {
         if (waiter.demand) waiter.arrived(task.block, packed)
         else waiter.fail(error)
       }
-      this.#remove(task)
+      this.#tasks.remove(task)
       return
     }
-    this.#fail(task, error)
-    if (hasCode(error, 'NO_SPACE')) this.#failBackground(error)
+    this.#tasks.fail(task, error)
+    if (hasCode(error, 'NO_SPACE')) this.#tasks.failBackground(error)
   }
 
   #onEnd(ask: Ask, left: ReadonlySet<number>, error: SkimmerError | undefined): void {
@@ -266,28 +256,18 @@ export class ResourceFetch {
     for (const block of left) {
       const task = this.#tasks.get(block)
       if (task === undefined) continue
-      this.#unask(task, ask)
-      if (error !== undefined) this.#failedAt(task, peer, error.message)
+      unask(task, ask)
+      if (error !== undefined) failedAt(task, peer, error.message)
       if (!task.storing && task.asks.length === 0) this.#requeue(task)
     }
     this.#fillLater()
   }
 
-  #unask(task: FetchTask, ask: Ask): void {
-    const index = task.asks.indexOf(ask)
-    if (index >= 0) task.asks.splice(index, 1)
-  }
-
-  #failedAt(task: FetchTask, peer: RemotePeer, reason: string): void {
-    task.failed ??= new Map()
-    task.failed.set(peer.id, reason)
-  }
-
   #requeue(task: FetchTask): void {
     if (task.demand) {
       // Not at once: several blocks come back together, and then go out together.
-      queueMicrotask(() => { if (task.asks.length === 0 && !task.storing && this.#tasks.get(task.block) === task) this.#dispatch([task]) })
-    } else if (task.waiters.length === 0) this.#remove(task)
+      queueMicrotask(() => { if (task.asks.length === 0 && !task.storing && this.#tasks.isOpen(task)) this.#dispatch([task]) })
+    } else if (task.waiters.length === 0) this.#tasks.remove(task)
     else {
       this.#queue.putBack(task.block)
       this.#fillLater()
@@ -296,7 +276,7 @@ export class ResourceFetch {
 
   #done(task: FetchTask): void {
     this.#progressAt = performance.now()
-    this.#remove(task)
+    this.#tasks.remove(task)
     for (const waiter of task.waiters) waiter.arrived(task.block)
     // A second request for the same is called off once nothing of it is needed.
     for (const ask of task.asks) {
@@ -305,39 +285,6 @@ export class ResourceFetch {
       ask.peer.cancel(ask.number)
     }
     this.#fillLater()
-  }
-
-  #fail(task: FetchTask, error: Error): void {
-    this.#remove(task)
-    for (const waiter of task.waiters) waiter.fail(error)
-  }
-
-  #remove(task: FetchTask): void {
-    this.#tasks.delete(task.block)
-    this.#queue.settled(task.block)
-    if (this.#demand.delete(task)) this.#context.demand(-1)
-    if (this.#tasks.size > 0) return
-    clearInterval(this.#timer)
-    this.#timer = undefined
-    this.#failures.clear()
-  }
-
-  #failBackground(error: Error): void {
-    for (const task of this.#tasks.values()) {
-      for (const waiter of task.waiters) if (!waiter.demand) waiter.fail(error)
-      if (!task.demand && !task.storing && task.asks.length === 0) this.#remove(task)
-    }
-  }
-
-  #abandon(waiter: Waiter, blocks: readonly number[], error: SkimmerError): void {
-    waiter.fail(error)
-    for (const block of blocks) {
-      const task = this.#tasks.get(block)
-      if (task === undefined) continue
-      const index = task.waiters.indexOf(waiter)
-      if (index >= 0) task.waiters.splice(index, 1)
-      if (task.waiters.length === 0 && task.asks.length === 0 && !task.storing) this.#remove(task)
-    }
   }
 
   #fillLater(): void {
@@ -360,9 +307,9 @@ export class ResourceFetch {
     const retry = now - this.#retryAt > RETRY_MS
     if (retry) this.#retryAt = now
     const dispatch: FetchTask[] = []
-    for (const task of this.#demand) {
+    for (const task of this.#tasks.demanded) {
       if (now - task.since > limits.demandTimeout) {
-        this.#fail(task, this.#failures.outOfTime(id, task, limits.demandTimeout, this.#asks))
+        this.#tasks.fail(task, this.#failures.outOfTime(id, task, limits.demandTimeout, this.#asks))
         continue
       }
       if (task.storing) continue
@@ -395,7 +342,7 @@ export class ResourceFetch {
         const blocks = this.#queue.choose(ORIGIN_BYTES, block => table.packedOffsets[block + 1] - table.packedOffsets[block], () => true, () => 0)
         void this.#toOrigin(blocks.flatMap(block => this.#tasks.get(block) ?? []))
       }
-      if (now - this.#progressAt > limits.backgroundTimeout) this.#failBackground(new SkimmerError('UNAVAILABLE', `${id}: nothing came for ${limits.backgroundTimeout} ms; ${this.#failures.tried(this.#asks)}`))
+      if (now - this.#progressAt > limits.backgroundTimeout) this.#tasks.failBackground(new SkimmerError('UNAVAILABLE', `${id}: nothing came for ${limits.backgroundTimeout} ms; ${this.#failures.tried(this.#asks)}`))
       this.#fillNow()
     }
   }
@@ -404,7 +351,7 @@ export class ResourceFetch {
     if (this.#context.origin === undefined || tasks.length === 0) return
     await bringFromOrigin(this.#context.origin, this.resource, tasks, this.#context.limits.demandTimeout, this.#failures)
     for (const task of tasks) {
-      if (this.#tasks.get(task.block) !== task) continue
+      if (!this.#tasks.isOpen(task)) continue
       if (this.resource.state[task.block] !== 0) this.#done(task)
       else if (!task.demand && task.asks.length === 0 && !task.storing) this.#requeue(task)
     }
