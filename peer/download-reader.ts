@@ -216,6 +216,7 @@ export class DownloadReader {
     const { source, pace, peer } = this.#components
     const content = this.#content
     if (source === undefined) throw content.failure ?? new SkimmerError('NO_SPACE', `${content.name}: the store is full, and it may not be read from its source`)
+    const paid = pace.stream()
     for (let failures = 0; ;) {
       const before = this.#position
       try {
@@ -223,7 +224,7 @@ export class DownloadReader {
         checkAnswer(content, answer)
         const counted = content.parts[0]?.resource.id
         for await (const chunk of answer.body) {
-          await pace.pay(chunk.length, this.#signal)
+          await paid(chunk.length, this.#signal)
           if (counted === undefined) content.passed += chunk.length
           peer.fetcher.accounting.add(counted ?? answer.resourceId(0), 'source', chunk.length, undefined, 0)
           const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, Math.min(chunk.length, this.#end - this.#position))

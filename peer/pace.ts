@@ -4,9 +4,9 @@ import { TokenBucket } from './token-bucket.ts'
 
 /**
  * What is paid for at once. Several that pay into one bucket take turns in steps of this size, so that they share it by bytes, however large
- * the blocks of each are.
+ * the blocks of each are. The smallest block has as much.
  */
-const STEP_BYTES = 256 * 1024
+const STEP_BYTES = 64 * 1024
 
 /**
  * A bucket for limits that must be exact: it starts empty, and what was not used is kept for a quarter of a second only. That much makes good
@@ -38,6 +38,20 @@ export class Pace {
       const wait = this.#buckets().reduce((longest, bucket) => Math.max(longest, bucket.take(step)), 0)
       if (wait > 0) await this.#pause(wait, signal)
       signal.throwIfAborted()
+    }
+  }
+
+  /** For a stream whose chunks are as they come: answers what waits until a chunk of so many bytes is paid for. */
+  stream(): (bytes: number, signal: AbortSignal) => Promise<void> | undefined {
+    let paid = 0
+    return (bytes, signal) => {
+      if (this.free || paid >= bytes) {
+        paid = Math.max(0, paid - bytes)
+        return undefined
+      }
+      const due = Math.ceil((bytes - paid) / STEP_BYTES) * STEP_BYTES
+      paid += due - bytes
+      return this.pay(due, signal)
     }
   }
 }

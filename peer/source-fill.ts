@@ -33,9 +33,9 @@ export function sourceError(content: DownloadContent, cause: unknown): SkimmerEr
 export class SourceFill {
   readonly #peer: Peer
   readonly #content: DownloadContent
-  readonly #pace: Pace
   readonly #source: OpenSource
   readonly #signal: AbortSignal
+  readonly #paid: ReturnType<Pace['stream']>
   #opened: { answer: SourceAnswer; offset: number; abort: AbortController } | undefined
   /** Of a stream whose length is not known: what does not make a part yet. */
   #rest: Buffer | undefined
@@ -44,7 +44,7 @@ export class SourceFill {
   constructor(components: { peer: Peer; content: DownloadContent; pace: Pace; source: OpenSource }, signal: AbortSignal) {
     this.#peer = components.peer
     this.#content = components.content
-    this.#pace = components.pace
+    this.#paid = components.pace.stream()
     this.#source = components.source
     this.#signal = signal
   }
@@ -148,7 +148,7 @@ export class SourceFill {
       for await (const chunk of body) {
         this.#signal.throwIfAborted()
         // Paid before more is taken from the source, which waits meanwhile.
-        await this.#pace.pay(chunk.length, this.#signal)
+        await this.#paid(chunk.length, this.#signal)
         accounting.add(part.resource.id, 'source', chunk.length, undefined, 0)
         for (let at = 0; at < chunk.length;) {
           if (block === part.resource.table.count) throw new SkimmerError('INVALID_DATA', `${this.#content.name}: the source gives more than the ${part.length} bytes that were announced`)
@@ -183,7 +183,7 @@ export class SourceFill {
     this.#take()
     for await (const chunk of body) {
       this.#signal.throwIfAborted()
-      await this.#pace.pay(chunk.length, this.#signal)
+      await this.#paid(chunk.length, this.#signal)
       for (let at = 0; at < chunk.length;) {
         this.#rest ??= Buffer.allocUnsafeSlow(PART_BYTES)
         const take = Math.min(chunk.length - at, PART_BYTES - this.#restLength)

@@ -27,6 +27,7 @@ export class TestFile extends EventEmitter<{ change: [] }> {
   available = Infinity
   /** The source breaks off with this, at `available`. */
   broken: SkimmerError | undefined
+  #breaksOnce = false
   /** Bytes that the source gave to the supernode, and to nodes. */
   givenToSupernode = 0
   givenToNodes = 0
@@ -62,8 +63,9 @@ export class TestFile extends EventEmitter<{ change: [] }> {
     this.emit('change')
   }
 
-  break(error = new SkimmerError('UNAVAILABLE', 'the source broke off')): void {
+  break(error = new SkimmerError('UNAVAILABLE', 'the source broke off'), options: { once?: boolean } = {}): void {
     this.broken = error
+    this.#breaksOnce = options.once === true
     this.emit('change')
   }
 
@@ -73,7 +75,11 @@ export class TestFile extends EventEmitter<{ change: [] }> {
       signal.throwIfAborted()
       const end = Math.min(bytes.length, at + 50_000, this.available)
       if (end <= at) {
-        if (this.broken !== undefined) throw this.broken
+        if (this.broken !== undefined) {
+          const error = this.broken
+          if (this.#breaksOnce) this.broken = undefined
+          throw error
+        }
         await once(this, 'change', { signal })
         continue
       }
