@@ -94,10 +94,10 @@ export class StreamFill {
     const writing = this.#resource.fillBlock(block, bytes, { priority: this.#priority }).then(
       () => { this.#spare.push(buffer) },
       (error: unknown) => {
-        if (this.#onNoRoom !== undefined && hasCode(error, 'NO_SPACE')) this.#onNoRoom(block, bytes)
-        else this.#failure ??= error as Error
+        if (this.#onNoRoom === undefined || !hasCode(error, 'NO_SPACE')) throw error
+        this.#onNoRoom(block, bytes)
       },
-    ).finally(() => {
+    ).catch((error: unknown) => { this.#failure ??= error as Error }).finally(() => {
       this.#unwritten -= bytes.length
       this.#writes.delete(writing)
     })
