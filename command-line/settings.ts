@@ -17,10 +17,12 @@ export interface Setting<T> {
 export type Settings = Readonly<Record<string, Setting<any>>>
 export type Values<S extends Settings> = { readonly [K in keyof S]: S[K] extends Setting<infer T> ? T : never }
 
-const single = <T>(placeholder: string, read: (text: string) => T) => (fallback: string, help: string): Setting<T> =>
+/** A setting of one word with a reader of its own; the reader throws SkimmerError INVALID_ARGUMENT. */
+export const single = <T>(placeholder: string, read: (text: string) => T) => (fallback: string, help: string): Setting<T> =>
   ({ help, fallback, placeholder, list: false, read: (written: string | readonly string[]) => read(String(written)) }) as unknown as Setting<T>
 
-const refuse = (words: string): never => {
+/** INVALID_ARGUMENT in these words. */
+export const refuse = (words: string): never => {
   throw new SkimmerError('INVALID_ARGUMENT', words)
 }
 
