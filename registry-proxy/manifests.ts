@@ -58,9 +58,11 @@ export class Manifests {
     const cached = await this.#suiting(request, digest)
     if (cached === undefined) return await this.#fetch(request, digest)
     if (this.#access.mayRead(caller, upstream, digest)) return this.#send(request, cached, 'hit')
-    const heard = await this.#ask(request, 'HEAD', digest)
+    // By its type: some registries answer 404 to whoever does not name it, and this client takes it.
+    const heard = await this.#ask(request, 'HEAD', digest, { accept: bareMediaType(cached.contentType) })
     if ('answer' in heard) {
-      if (heard.answer.status !== 200) return this.#passRefusal(request, heard.answer, digest)
+      if (heard.answer.status === 404) this.#access.missing(upstream, digest)
+      if (heard.answer.status !== 200) return this.#passRefusal(request, heard.answer)
       this.#access.granted(caller, upstream, digest)
       return this.#send(request, cached, 'hit')
     }
@@ -80,7 +82,7 @@ export class Manifests {
     if (cached === undefined && method === 'GET') return await this.#fetch(request, tag, fact)
 
     // What is here is asked for by its head alone: that costs no pull where pulls are counted, and 304 or the same digest settles it.
-    const heard = await this.#ask(request, 'HEAD', tag, cached === undefined ? undefined : fact?.etag)
+    const heard = await this.#ask(request, 'HEAD', tag, cached === undefined ? {} : { etag: fact?.etag })
     if ('down' in heard) return this.#stale(request, fact, cached, heard.down)
     const { answer } = heard
     if (answer.status === 304 && fact !== undefined && cached !== undefined) {
@@ -106,7 +108,7 @@ export class Manifests {
     if ('down' in heard) return this.#stale(request, fact, undefined, heard.down)
     const { answer } = heard
     const expected = isDigest(reference) ? reference : undefined
-    if (answer.status !== 200) return this.#passRefusal(request, answer, expected)
+    if (answer.status !== 200) return this.#passRefusal(request, answer)
     if (method === 'HEAD') {
       this.#access.granted(caller, upstream, expected)
       return passOn(request.response, answer)
@@ -138,9 +140,9 @@ export class Manifests {
     await this.#cache.noteTag(request.upstream, tag, headerOf(request.incoming.headers.accept), { digest, contentType, size, ...(etag !== undefined && { etag }) })
   }
 
-  #ask(request: ProxyRequest, method: 'GET' | 'HEAD', reference: string, etag?: string): Promise<Heard> {
+  #ask(request: ProxyRequest, method: 'GET' | 'HEAD', reference: string, how: { accept?: string; etag?: string | undefined } = {}): Promise<Heard> {
     const { upstream, caller, mirrored, incoming } = request
-    const accept = headerOf(incoming.headers.accept)
+    const { accept = headerOf(incoming.headers.accept), etag } = how
     const key = JSON.stringify([method, upstream.registry, upstream.repository, reference, wishKey(accept), etag, caller.identity, mirrored])
     let asking = this.#asking.get(key)
     if (asking === undefined) {
@@ -189,9 +191,8 @@ export class Manifests {
     return outcome
   }
 
-  #passRefusal(request: ProxyRequest, answer: SmallAnswer, digest?: string): Outcome {
+  #passRefusal(request: ProxyRequest, answer: SmallAnswer): Outcome {
     if (answer.status === 401 || answer.status === 403) this.#access.refused(request.caller, request.upstream)
-    if (answer.status === 404 && digest !== undefined) this.#access.missing(request.upstream, digest)
     return passOn(request.response, answer, {}, 'MANIFEST_UNKNOWN')
   }
 

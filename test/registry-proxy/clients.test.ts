@@ -24,7 +24,7 @@ import type { TokenServer } from './token-server.ts'
 const isRoot = process.getuid!() === 0
 const have = (program: string): boolean => spawnSync('sh', ['-c', `command -v ${program}`]).status === 0
 /** A test of a program that is not there is skipped, and its name says so. */
-const withTools = (...programs: string[]): typeof test => (haveRegistry && isRoot && programs.every(have) ? test : test.skip)
+const withTools = (...programs: string[]): typeof test.skip => (haveRegistry && isRoot && programs.every(have) ? test : test.skip)
 
 const USER = { username: 'anna', password: 'a long secret' }
 const CREDENTIALS = `${USER.username}:${USER.password}`
