@@ -15,6 +15,8 @@ export interface ControlCallOptions<O extends ControlOperation> {
 
 /** A connection may take this long, however short the silence allowed after it, milliseconds. */
 const DIAL_MS = 5_000
+/** Calls to one supernode at the same time: as many as it takes. */
+const MAX_CALLS = 256
 
 /** Calls one supernode. Stateless: every call opens a stream on the connection that libp2p keeps. */
 export class ControlClient {
@@ -39,7 +41,7 @@ export class ControlClient {
     let stream: Stream
     try {
       const bound = AbortSignal.timeout(Math.max(silenceMs, DIAL_MS))
-      stream = await this.#libp2p.dialProtocol(this.#peer, CONTROL_PROTOCOL, { signal: options.signal ? AbortSignal.any([options.signal, bound]) : bound })
+      stream = await this.#libp2p.dialProtocol(this.#peer, CONTROL_PROTOCOL, { signal: options.signal ? AbortSignal.any([options.signal, bound]) : bound, maxOutboundStreams: MAX_CALLS })
     } catch (cause) {
       throw failure(operation, cause, options.signal)
     }

@@ -81,7 +81,7 @@ export class StreamControl {
     let index = 0
     let told = false
     let block = 0
-    let fetched = -1
+    let fetched = 0
     let fetchedAt = -Infinity
     for (;;) {
       const seen = work.changes
