@@ -15,7 +15,10 @@ import { FORWARD_LIMITS, type ForwardLimits, HEAD_TIMEOUT_MS, MAX_HEADER_BYTES, 
 import { absoluteUrl, connectAuthority, ForwardRules } from './forward-target.ts'
 import { Interception } from './interception.ts'
 import { SwarmRequests } from './swarm-requests.ts'
-import { openTunnel } from './tunnel.ts'
+import { ESTABLISHED, firstBytes, openTunnel } from './tunnel.ts'
+
+/** The first byte of a TLS record that greets (RFC 8446 section 5.1). */
+const TLS_HANDSHAKE = 0x16
 
 export interface ForwardProxyComponents {
   readonly logger: Logger
@@ -185,6 +188,7 @@ export class ForwardProxy {
 
   async #connect(request: IncomingMessage, socket: Socket, head: Buffer): Promise<void> {
     socket.setTimeout(0)
+    let established = false
     let way: Way = 'refused'
     let outcome: ForwardOutcome = 'ok'
     try {
@@ -196,25 +200,34 @@ export class ForwardProxy {
       const { host, port } = authority
       if (!this.#rules.mayConnect(port)) throw new SkimmerError('FORBIDDEN', `CONNECT to port ${port} is not allowed (connect-ports)`)
       const intercept = this.#rules.intercepted(host)
+      let first = head
       if (intercept !== undefined && this.#interception !== undefined) {
         way = 'intercept'
-        outcome = await this.#interception.take(socket, head, { host, port, intercept, mayName: (name) => this.#rules.intercepted(name) !== undefined })
-        return
+        established = true
+        socket.write(ESTABLISHED)
+        first = await firstBytes(socket, head, HEAD_TIMEOUT_MS)
+        // Anything but TLS is passed on as any other tunnel.
+        if (first[0] === TLS_HANDSHAKE) {
+          outcome = await this.#interception.take(socket, first, { host, port, intercept, mayName: (name) => this.#rules.intercepted(name) !== undefined })
+          return
+        }
       }
       const target = this.#rules.tunnel(host, port)
       if (target.refused) throw refused(host)
       way = 'tunnel'
       this.#metrics.tunnel(1)
       try {
-        const ended = await openTunnel(socket, head, target, this.#limits)
+        const ended = await openTunnel(socket, first, { ...target, established }, this.#limits)
         outcome = ended.outcome
         this.#metrics.sent('tunnel', ended.sent)
       } finally {
         this.#metrics.tunnel(-1)
       }
     } catch (error) {
-      if (way !== 'refused') outcome = 'failed'
-      answerErrorOn(socket, this.#known(error))
+      if (way !== 'refused') outcome = socket.destroyed ? 'gone' : 'failed'
+      const known = this.#known(error)
+      if (established) socket.destroy()
+      else answerErrorOn(socket, known)
     } finally {
       this.#metrics.answered(way, outcome)
     }

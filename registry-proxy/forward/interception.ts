@@ -10,7 +10,6 @@ import type { ForwardOutcome } from './forward-metrics.ts'
 import { HEAD_TIMEOUT_MS, MAX_HEADER_BYTES } from './forward-options.ts'
 import { MAX_URL_LENGTH } from './forward-target.ts'
 import { LeafCertificates } from './leaf-certificates.ts'
-import { ESTABLISHED } from './tunnel.ts'
 
 interface Opened {
   readonly host: string
@@ -36,12 +35,11 @@ export class Interception {
     this.server = createServer({ maxHeaderSize: MAX_HEADER_BYTES, headersTimeout: HEAD_TIMEOUT_MS, requestTimeout: 0, shouldUpgradeCallback: (request) => !/^h2c?$/i.test(request.headers.upgrade ?? '') })
   }
 
-  /** Answers the CONNECT, greets in TLS, and hands the connection to `server`. Resolves when it is greeted or failed. `mayName`: hosts that certificates are made for. */
+  /** Greets in TLS, and hands the connection to `server`. Resolves when it is greeted or failed. `mayName`: hosts that certificates are made for. */
   async take(socket: Socket, head: Buffer, opened: Opened & { mayName: (name: string) => boolean }): Promise<ForwardOutcome> {
     const { host, mayName } = opened
     // For clients that name no host; and it says at once when none can be made.
     const secureContext = await this.#certificates.context(host)
-    socket.write(ESTABLISHED)
     if (head.length > 0) socket.unshift(head)
     const secure = new TLSSocket(socket, {
       isServer: true,

@@ -8,8 +8,28 @@ import { joinStreams } from './joined-streams.ts'
 
 export const ESTABLISHED = 'HTTP/1.1 200 Connection Established\r\n\r\n'
 
-/** Resolves when the tunnel is closed again. UNAVAILABLE, TIMEOUT: it never opened, and nothing was answered yet. */
-export async function openTunnel(client: Socket, head: Buffer, { host, port }: { host: string; port: number }, limits: ForwardLimits): Promise<{ outcome: ForwardOutcome; sent: number }> {
+/** What the client sends first, taken and put back. ABORTED: it sent nothing in time, or went. */
+export async function firstBytes(client: Socket, head: Buffer, timeoutMs: number): Promise<Buffer> {
+  if (head.length > 0) return head
+  return await new Promise((resolve, reject) => {
+    const finish = (bytes: Buffer | null): void => {
+      clearTimeout(timer)
+      client.off('readable', readable).off('close', closed).off('end', closed)
+      if (bytes === null) reject(new SkimmerError('ABORTED', 'the client sent nothing'))
+      else resolve(bytes)
+    }
+    const closed = (): void => finish(null)
+    const readable = (): void => {
+      const bytes = client.read() as Buffer | null
+      if (bytes !== null) finish(bytes)
+    }
+    const timer = setTimeout(closed, timeoutMs)
+    client.on('readable', readable).once('close', closed).once('end', closed)
+  })
+}
+
+/** Resolves when the tunnel is closed again. UNAVAILABLE, TIMEOUT: it never opened, and nothing was answered yet; `established`: the client was told already. */
+export async function openTunnel(client: Socket, head: Buffer, { host, port, established }: { host: string; port: number; established?: boolean }, limits: ForwardLimits): Promise<{ outcome: ForwardOutcome; sent: number }> {
   const server = await new Promise<Socket>((resolve, reject) => {
     const socket = connect({ host: host.replace(/^\[(.*)\]$/, '$1'), port, allowHalfOpen: true })
     const timer = setTimeout(() => socket.destroy(new SkimmerError('TIMEOUT', `${host}:${port} did not connect within ${limits.connectMs / 1000} s`)), limits.connectMs)
@@ -25,7 +45,7 @@ export async function openTunnel(client: Socket, head: Buffer, { host, port }: {
     }
   })
   for (const socket of [client, server]) socket.setNoDelay(true).setKeepAlive(true, 60_000)
-  client.write(ESTABLISHED)
+  if (established !== true) client.write(ESTABLISHED)
   if (head.length > 0) server.write(head)
   return await joinStreams(server, client, { idleMs: limits.tunnelIdleMs, both: true })
 }
