@@ -20,6 +20,7 @@ import { ImageMetadata } from './lazy/image-metadata.ts'
 import { HeldImages } from './lazy/held-images.ts'
 import { NodeImages } from './lazy/node-images.ts'
 import { StartWatch } from './lazy/start-watch.ts'
+import { type RunningForwardProxy, startForwardProxy } from './node-forward-proxy.ts'
 import { startNodeProxy } from './node-proxy.ts'
 
 /** Failed reads that `skimmer explain` still knows. */
@@ -32,15 +33,17 @@ export class NodeDaemon {
   readonly #snapshotter: Snapshotter
   readonly #api: NodeApi
   readonly #proxy: RegistryProxy | undefined
+  readonly #forward: RunningForwardProxy | undefined
   readonly #logger: Logger
 
-  private constructor(parts: { core: NodeCore; channel: FuseChannel; mounts: ImageMounts; snapshotter: Snapshotter; api: NodeApi; proxy: RegistryProxy | undefined; logger: Logger }) {
+  private constructor(parts: { core: NodeCore; channel: FuseChannel; mounts: ImageMounts; snapshotter: Snapshotter; api: NodeApi; proxy: RegistryProxy | undefined; forward: RunningForwardProxy | undefined; logger: Logger }) {
     this.#core = parts.core
     this.#channel = parts.channel
     this.#mounts = parts.mounts
     this.#snapshotter = parts.snapshotter
     this.#api = parts.api
     this.#proxy = parts.proxy
+    this.#forward = parts.forward
     this.#logger = parts.logger
   }
 
@@ -106,13 +109,15 @@ export class NodeDaemon {
     const apiFd = inherited.sockets.get(`unix:${join(run, 'api.sock')}`)
     await api.start(apiFd === undefined ? { path: join(run, 'api.sock') } : { fd: apiFd })
     const proxy = await startNodeProxy(config, { core, logger, metrics })
+    const forward = await startForwardProxy(config, { downloads: core.downloads, registry: proxy, logger, metrics })
     logger.info({ peerId: core.peer.id, addrs: core.peer.addresses, mode: mounts.mode, run }, 'node started')
-    return new NodeDaemon({ core, channel, mounts, snapshotter, api, proxy, logger })
+    return new NodeDaemon({ core, channel, mounts, snapshotter, api, proxy, forward, logger })
   }
 
   /** Stops answering containerd and peers, takes image mounts down, and lets the supervisor take the FUSE mount down. */
   async stop(): Promise<void> {
     this.#logger.info('stopping')
+    await this.#forward?.stop()
     await this.#proxy?.stop()
     await this.#api.stop()
     await this.#snapshotter.stop()
@@ -124,6 +129,7 @@ export class NodeDaemon {
   /** Leaves everything mounted for the next daemon. */
   async handOver(): Promise<void> {
     this.#logger.info('handing over')
+    await this.#forward?.stop()
     await this.#proxy?.stop()
     await this.#api.stop()
     await this.#snapshotter.stop()

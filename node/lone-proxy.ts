@@ -12,11 +12,13 @@ import { BlockStore } from '../peer/block-store.ts'
 import { Downloads } from '../peer/downloads.ts'
 import { Peer } from '../peer/peer.ts'
 import { RegistryProxy } from '../registry-proxy/registry-proxy.ts'
+import { forwardOptions } from './config/forward-settings.ts'
 import type { LoneProxyConfig } from './config/lone-proxy-settings.ts'
 import { labelsOf } from './config/node-settings.ts'
 import { proxyOptions } from './config/proxy-settings.ts'
 import { hostsConfig } from './config/registries.ts'
 import { secretIn } from './config/supernode-settings.ts'
+import { startForwardProxy } from './node-forward-proxy.ts'
 import { proxySecret } from './node-proxy.ts'
 
 export class LoneProxy {
@@ -32,6 +34,7 @@ export class LoneProxy {
     const listenAt = config['proxy.listen']
     if (listenAt === undefined) throw new SkimmerError('INVALID_ARGUMENT', 'proxy.listen is empty: a proxy must listen somewhere')
     proxyOptions(config, listenAt)
+    if (config['proxy.forward-listen'] !== undefined) forwardOptions(config, config['proxy.forward-listen'])
     mkdirSync(config.root, { recursive: true, mode: 0o700 })
     const metrics = new Registry()
     collectDefaultMetrics({ register: metrics, prefix: 'skimmer_node_' })
@@ -59,6 +62,8 @@ export class LoneProxy {
         proxyOptions(config, listenAt, await proxySecret(identityFile)),
       )
       stops.push(() => proxy.stop())
+      const forward = await startForwardProxy(config, { downloads, registry: proxy, logger, metrics })
+      if (forward !== undefined) stops.push(() => forward.stop())
       if (config['metrics.listen'] !== undefined) stops.push(await serveMetrics(metrics, config['metrics.listen']))
       return new LoneProxy(proxy, stops)
     } catch (error) {

@@ -1,5 +1,6 @@
 // Every setting of `skimmer proxy`: the proxy's, and those of the node that its peer and its store need.
 import { endpoint, path, type Values } from '../../command-line/settings.ts'
+import { FORWARD_SETTINGS } from './forward-settings.ts'
 import { NODE_SETTINGS } from './node-settings.ts'
 import { PROXY_LISTEN_HELP, PROXY_SETTINGS } from './proxy-settings.ts'
 import { REGISTRY_SETTINGS } from './registries.ts'
@@ -17,6 +18,7 @@ export const LONE_PROXY_SETTINGS = {
   'metrics.listen': NODE_SETTINGS['metrics.listen'],
   'log.level': NODE_SETTINGS['log.level'],
   ...PROXY_SETTINGS,
+  ...FORWARD_SETTINGS,
   'proxy.listen': endpoint('127.0.0.1:4001', PROXY_LISTEN_HELP),
   ...REGISTRY_SETTINGS,
 }

@@ -2,6 +2,7 @@
 import { multiaddr } from '@multiformats/multiaddr'
 import { SkimmerError } from '../../oci/errors.ts'
 import { parseAddress } from '../../peer/host.ts'
+import { forwardOptions } from './forward-settings.ts'
 import { type NodeConfig } from './node-settings.ts'
 import { proxyOptions } from './proxy-settings.ts'
 import { hostsConfig } from './registries.ts'
@@ -24,5 +25,6 @@ export function checkNodeConfig(config: NodeConfig): void {
   for (const label of config.labels) if (!/^[^=\s]+=/.test(label)) throw new SkimmerError('INVALID_ARGUMENT', `labels: ${JSON.stringify(label)} is not NAME=VALUE`)
   hostsConfig(config)
   if (config['proxy.listen'] !== undefined) proxyOptions(config, config['proxy.listen'])
+  if (config['proxy.forward-listen'] !== undefined) forwardOptions(config, config['proxy.forward-listen'])
   secretIn(config['join-token-file'], 'join-token-file')
 }

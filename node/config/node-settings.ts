@@ -1,5 +1,6 @@
 // Every setting of the node daemon.
 import { choice, count, endpoint, list, optional, path, size, text, toggle, type Values, wait } from '../../command-line/settings.ts'
+import { FORWARD_SETTINGS } from './forward-settings.ts'
 import { PROXY_SETTINGS } from './proxy-settings.ts'
 import { REGISTRY_SETTINGS } from './registries.ts'
 
@@ -26,6 +27,7 @@ export const NODE_SETTINGS = {
   'log.level': choice(['trace', 'debug', 'info', 'warn', 'error', 'silent'], 'info', 'least important lines to log'),
   'snapshotter.name': text('skimmer', 'name used in messages and in the containerd configuration that `skimmer doctor` prints'),
   ...PROXY_SETTINGS,
+  ...FORWARD_SETTINGS,
   ...REGISTRY_SETTINGS,
 }
 export type NodeConfig = Values<typeof NODE_SETTINGS>

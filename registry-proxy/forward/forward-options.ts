@@ -32,6 +32,9 @@ export interface FileRequest {
   readonly headers: Readonly<Record<string, string>>
   /** The client wants what the source has now (Cache-Control: no-cache). */
   readonly fresh: boolean
+  /** Of the host whose TLS is opened: PEM text trusted for it, or certificates not checked. */
+  readonly ca?: string
+  readonly insecure?: boolean
   readonly signal: AbortSignal
 }
 

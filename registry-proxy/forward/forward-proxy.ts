@@ -155,9 +155,10 @@ export class ForwardProxy {
     try {
       const { url, through } = this.#rules.target(this.#admitted(request, urlOf))
       if (through === 'refuse') throw refused(url.host)
-      const swarm = through === 'swarm' ? await this.#swarm.answer(request, response, url, gone.signal) : undefined
+      const intercept = this.#interception?.host(request)
+      const swarm = through === 'swarm' ? await this.#swarm.answer(request, response, url, intercept, gone.signal) : undefined
       way = swarm?.way ?? 'direct'
-      outcome = swarm?.outcome ?? (await this.#direct.forward(request, response, url, this.#interception?.host(request)))
+      outcome = swarm?.outcome ?? (await this.#direct.forward(request, response, url, intercept))
     } catch (error) {
       outcome = way === 'refused' ? 'ok' : gone.signal.aborted ? 'gone' : 'failed'
       const known = this.#known(error)

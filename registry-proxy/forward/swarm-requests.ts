@@ -5,9 +5,10 @@ import type { Logger } from 'pino'
 import { SkimmerError } from '../../oci/errors.ts'
 import { type HostsConfig, isLoopback, RegistryHosts } from '../../oci/registry-hosts.ts'
 import { wantedRange } from '../byte-range.ts'
+import type { InterceptHost } from './forward-config.ts'
 import { fileHeaders, hasBody } from './forward-headers.ts'
 import type { ForwardMetrics, ForwardOutcome } from './forward-metrics.ts'
-import type { ForwardedFile, ForwardLimits, OpenFile, RegistryHandler } from './forward-options.ts'
+import type { FileRequest, ForwardedFile, ForwardLimits, OpenFile, RegistryHandler } from './forward-options.ts'
 
 const BLOB = /^\/v2\/.+\/blobs\/sha256(?::|%3A)[0-9a-f]{64}$/i
 /** What the control protocol takes. */
@@ -36,7 +37,7 @@ export class SwarmRequests {
   }
 
   /** Answers the request through the swarm if it is one of those that can be, and the swarm can begin to. */
-  async answer(request: IncomingMessage, response: ServerResponse, url: URL, signal: AbortSignal): Promise<SwarmAnswer> {
+  async answer(request: IncomingMessage, response: ServerResponse, url: URL, intercept: InterceptHost | undefined, signal: AbortSignal): Promise<SwarmAnswer> {
     if ((request.method !== 'GET' && request.method !== 'HEAD') || hasBody(request)) return undefined
     if (this.#registry !== undefined && BLOB.test(url.pathname) && url.search === '' && this.#spokenToAs(url)) {
       return { way: 'blob', outcome: await this.#blob(this.#registry, request, response, url) }
@@ -45,7 +46,8 @@ export class SwarmRequests {
     const headers = fileHeaders(request)
     if (Object.keys(headers).length > MAX_HEADERS || Object.values(headers).some((value) => value.length > MAX_HEADER_LENGTH)) return undefined
     const fresh = /\bno-(?:cache|store)\b/i.test(`${request.headers['cache-control'] ?? ''} ${request.headers.pragma ?? ''}`)
-    return await this.#file(this.#files, { url: url.href, headers, fresh }, request, response, signal)
+    const trust = { ...(intercept?.ca !== undefined && { ca: intercept.ca }), ...(intercept?.insecure === true && { insecure: true }) }
+    return await this.#file(this.#files, { url: url.href, headers, fresh, ...trust }, request, response, signal)
   }
 
   /** The registry client speaks HTTP or TLS by its own configuration; a URL that says otherwise is another server. */
@@ -63,7 +65,7 @@ export class SwarmRequests {
     })
   }
 
-  async #file(open: OpenFile, wish: { url: string; headers: Record<string, string>; fresh: boolean }, request: IncomingMessage, response: ServerResponse, gone: AbortSignal): Promise<SwarmAnswer> {
+  async #file(open: OpenFile, wish: Omit<FileRequest, 'signal'>, request: IncomingMessage, response: ServerResponse, gone: AbortSignal): Promise<SwarmAnswer> {
     let file: ForwardedFile | undefined
     const first = new AbortController()
     const timer = setTimeout(() => first.abort(new SkimmerError('TIMEOUT', `the swarm did not begin within ${this.#limits.swarmMs / 1000} s`)), this.#limits.swarmMs)
