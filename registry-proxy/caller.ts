@@ -12,6 +12,9 @@ export interface Caller {
   readonly identity: string
 }
 
+/** Whoever asks the registry's token server for a token without a login. */
+export const ANYONE: Caller = { kind: 'anonymous', authorization: undefined, identity: 'anonymous' }
+
 const LOOPBACK = /^(?:127\.|::1$|::ffff:127\.)/
 
 /**
@@ -25,7 +28,7 @@ export async function callerOf(request: IncomingMessage, upstream: Upstream, own
     const credentials = await own.get(upstream.registry, { repository: upstream.repository }).catch(() => undefined)
     if (credentials !== undefined) return { kind: 'own', authorization, identity: 'own' }
   }
-  return upstream.named === 'path' ? { kind: 'anonymous', authorization, identity: 'anonymous' } : { kind: 'client', authorization, identity: 'client' }
+  return upstream.named === 'path' ? ANYONE : { kind: 'client', authorization, identity: 'client' }
 }
 
 type Handed = { username: string; secret: string } | { token: string }

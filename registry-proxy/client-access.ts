@@ -3,6 +3,7 @@ import { createHmac, randomBytes } from 'node:crypto'
 import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
 import type { KeySpace } from '../peer/store-records.ts'
+import { ANYONE } from './caller.ts'
 import type { Caller } from './caller.ts'
 import { DEFAULT_ACCESS_OFFLINE_MS, DEFAULT_ACCESS_TTL_MS } from './proxy-options.ts'
 import type { Upstream } from './upstream-choice.ts'
@@ -73,9 +74,10 @@ export class ClientAccess {
     return this.#age(this.#readerKey(caller, upstream)) <= this.#ttlMs && this.holds(upstream, digest)
   }
 
-  /** For when the registry cannot be asked. */
+  /** For when the registry cannot be asked: what it served this caller before, or would have served anyone. */
   mayReadOffline(caller: Caller, upstream: Upstream, digest: string): boolean {
-    return this.#age(this.#readerKey(caller, upstream)) <= this.#offlineMs && this.holds(upstream, digest)
+    const readable = [caller, ANYONE].some((reader) => this.#age(this.#readerKey(reader, upstream)) <= this.#offlineMs)
+    return readable && this.holds(upstream, digest)
   }
 
   /** The repository showed that it holds this. */

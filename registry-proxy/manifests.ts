@@ -13,6 +13,7 @@ import type { ClientAccess } from './client-access.ts'
 import type { CachedManifest, ManifestCache, TagFact } from './manifest-cache.ts'
 import { headerOf, isKnown } from './proxy-request.ts'
 import type { ProxyRequest } from './proxy-request.ts'
+import type { PublicRepositories } from './public-repositories.ts'
 import { DEFAULT_STALE_TAGS_MS, DEFAULT_TAG_TTL_MS } from './proxy-options.ts'
 import { isTrouble } from './upstream-requests.ts'
 import type { SmallAnswer, UpstreamRequests } from './upstream-requests.ts'
@@ -29,6 +30,7 @@ export class Manifests {
   readonly #upstream: UpstreamRequests
   readonly #cache: ManifestCache
   readonly #access: ClientAccess
+  readonly #public: PublicRepositories
   readonly #logger: Logger
   readonly #now: () => number
   readonly #tagTtlMs: number
@@ -36,10 +38,11 @@ export class Manifests {
   /** Many clients that want the same at once, with the same credentials, are one question. */
   readonly #asking = new Map<string, Promise<Heard>>()
 
-  constructor(components: { upstream: UpstreamRequests; cache: ManifestCache; access: ClientAccess; logger: Logger; clock?: () => number }, options: ManifestsOptions = {}) {
+  constructor(components: { upstream: UpstreamRequests; cache: ManifestCache; access: ClientAccess; publicRepositories: PublicRepositories; logger: Logger; clock?: () => number }, options: ManifestsOptions = {}) {
     this.#upstream = components.upstream
     this.#cache = components.cache
     this.#access = components.access
+    this.#public = components.publicRepositories
     this.#logger = components.logger
     this.#now = components.clock ?? Date.now
     this.#tagTtlMs = options.tagTtlMs ?? DEFAULT_TAG_TTL_MS
@@ -174,6 +177,7 @@ export class Manifests {
 
   #send(request: ProxyRequest, manifest: CachedManifest, outcome: Outcome): Outcome {
     const { response, method, incoming } = request
+    if (outcome !== 'stale') this.#public.served(request.caller, request.upstream, manifest, request.mirrored)
     const headers = headersOf(manifest.digest, manifest.contentType, outcome)
     if (isKnown(headerOf(incoming.headers['if-none-match']), headers.etag)) {
       response.writeHead(304, { etag: headers.etag, 'docker-content-digest': manifest.digest })

@@ -26,6 +26,7 @@ import { DEFAULT_CLIENT_CONNECTIONS, DEFAULT_PROXY_REGISTRY, KEEP_ALIVE_MS, MAX_
 import type { RegistryProxyOptions } from './proxy-options.ts'
 import { headerOf } from './proxy-request.ts'
 import type { ProxyRequest } from './proxy-request.ts'
+import { PublicRepositories } from './public-repositories.ts'
 import { routeOf } from './routes.ts'
 import type { Route } from './routes.ts'
 import { chooseUpstream, upstreamRules } from './upstream-choice.ts'
@@ -53,6 +54,7 @@ export class RegistryProxy {
   readonly #access: ClientAccess
   readonly #cache: ManifestCache
   readonly #manifests: Manifests
+  readonly #public: PublicRepositories
   readonly #blobs: Blobs
   readonly #listings: Listings
   readonly #ping: Ping
@@ -82,7 +84,8 @@ export class RegistryProxy {
     this.#upstream = new UpstreamRequests({ hosts: components.hosts, credentials: this.#own, logger }, options.upstream)
     this.#access = new ClientAccess({ space: store.sublevel<AccessFact>('proxy-access', { valueEncoding: 'json' }), logger }, options)
     this.#cache = new ManifestCache({ store, logger })
-    this.#manifests = new Manifests({ upstream: this.#upstream, cache: this.#cache, access: this.#access, logger }, options)
+    this.#public = new PublicRepositories({ upstream: this.#upstream, access: this.#access, logger }, options)
+    this.#manifests = new Manifests({ upstream: this.#upstream, cache: this.#cache, access: this.#access, publicRepositories: this.#public, logger }, options)
     this.#metrics = new ProxyMetrics(metrics, () => new Promise((resolve) => this.server.getConnections((error, count) => resolve(error === null ? count : 0))))
     this.#blobs = new Blobs({ upstream: this.#upstream, access: this.#access, downloads, store, credentials: this.#own, logger, onBytes: (bytes) => this.#metrics.sent(bytes) }, options)
     this.#listings = new Listings({ upstream: this.#upstream })
@@ -117,6 +120,7 @@ export class RegistryProxy {
     await closed
     await Promise.all(this.#running)
     this.#blobs.stop()
+    await this.#public.stop()
     await this.#pruned
     await this.#upstream.close()
   }

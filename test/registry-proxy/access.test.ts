@@ -185,6 +185,39 @@ describe('a registry that cannot be asked', () => {
     }
   })
 
+  withRegistry('what anyone may read goes on for anyone, also without the token that cannot be had any more', async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'skimmer-public-'))
+    const tokens = await startTokenServer(directory, USER)
+    const registry = await startRegistry({ token: tokens.token })
+    const proxy = await startProxy({ options: { tagTtlMs: 0, upstream: { attempts: 1 } } })
+    try {
+      const client = new RegistryClient({ credentials: staticCredentials({ [registry.host]: USER }) })
+      const open = await pushImage(client, parseReference(`${registry.host}/public/app:1`), [randomBytes(200_000)])
+      const closed = await pushImage(client, parseReference(`${registry.host}/private/app:1`), [randomBytes(200_000)])
+      await client.close()
+      const token = async (scope: string): Promise<string> => {
+        const answer = await fetch(`${tokens.token.realm}?${new URLSearchParams({ service: tokens.token.service, scope: `repository:${scope}:pull` }).toString()}`, { headers: { authorization: BASIC } })
+        return `Bearer ${((await answer.json()) as { token: string }).token}`
+      }
+      expect(await statuses(proxy, registry, 'public/app', open, await token('public/app'))).toEqual([200, 200, 200])
+      expect(await statuses(proxy, registry, 'private/app', closed, await token('private/app'))).toEqual([200, 200, 200])
+      // Found out in the background.
+      const heard = async (pattern: RegExp): Promise<boolean> => (await registry.log()).split('\n').some((line) => pattern.test(line) && !line.includes('level='))
+      for (const pattern of [/"HEAD \/v2\/public\/app\/manifests\/sha256:\S+ HTTP\/1.1" 200/, /"HEAD \/v2\/private\/app\/manifests\/sha256:\S+ HTTP\/1.1" 401/]) {
+        for (let tries = 0; !(await heard(pattern)) && tries < 400; tries++) await new Promise((resolve) => setTimeout(resolve, 25))
+        expect(await heard(pattern)).toBe(true)
+      }
+      await registry.stop()
+      expect(await statuses(proxy, registry, 'public/app', open)).toEqual([200, 200, 200])
+      expect(await statuses(proxy, registry, 'private/app', closed)).toEqual([503, 503, 503])
+    } finally {
+      await proxy.stop()
+      await registry.stop()
+      await tokens.stop()
+      rmSync(directory, { recursive: true, force: true })
+    }
+  })
+
   test('its relative token server is its own, and its words of limits reach the client', async () => {
     const fake = await startHost((request, response) => {
       if (request.url!.startsWith('/v2/limited/')) response.writeHead(429, { 'retry-after': '3600', 'content-type': 'application/json' }).end('{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}')
