@@ -2,18 +2,17 @@
 import { EventEmitter } from 'node:events'
 import type { Logger } from 'pino'
 import { SkimmerError, hasCode } from '../oci/errors.ts'
-import { bringBlocks } from './block-bringer.ts'
-import type { BringOptions } from './block-bringer.ts'
+import { DownloadAttempt } from './download-attempt.ts'
+import type { AttemptOptions } from './download-attempt.ts'
 import { DownloadContent } from './download-content.ts'
 import { DownloadReader } from './download-reader.ts'
 import type { ReaderOptions } from './download-reader.ts'
 import type { DownloadHead, DownloadRequest, DownloadStats, ReadRange } from './download-request.ts'
 import { Pace } from './pace.ts'
-import { pause } from './pause.ts'
+import type { pause } from './pause.ts'
 import type { Peer } from './peer.ts'
 import type { Resource } from './resource.ts'
-import { SourceFill } from './source-fill.ts'
-import { followTable } from './table-follower.ts'
+import type { SourceReads } from './source-fill.ts'
 
 export interface DownloadEvents {
   /** Something came; at most every 100 ms. */
@@ -22,15 +21,9 @@ export interface DownloadEvents {
   end: [stats: DownloadStats]
 }
 
-export interface DownloadOptions extends BringOptions, ReaderOptions {
+export interface DownloadOptions extends AttemptOptions, ReaderOptions {
   /** Without users, one that is not whole goes on for so long, milliseconds. */
   lingerMs: number
-  /** Without a way to the source, a lost supernode is waited for so long, milliseconds. */
-  reconnectMs: number
-  /** Nothing came for so long and no supernode is connected: back to source, milliseconds. */
-  stalledMs: number
-  /** The same while one is connected: it may be busy. */
-  stalledConnectedMs: number
   /** How Pace waits. */
   pause?: typeof pause
 }
@@ -38,6 +31,7 @@ export interface DownloadOptions extends BringOptions, ReaderOptions {
 export interface DownloadComponents {
   peer: Peer
   logger: Logger
+  reads: SourceReads
   onPart: (resource: string, change: 1 | -1) => void
   /** It is over, one way or another: who asks with its key begins a new one. */
   onEnd: (download: Download) => void
@@ -46,15 +40,9 @@ export interface DownloadComponents {
 }
 
 const PROGRESS_MS = 100
-const LOOK_MS = 500
-/** A source that changes while it is read is asked again so often, as long as no reader got anything. */
-const ATTEMPTS = 3
-/** A supernode that is there, but whose answer breaks off, is asked again so often without having told anything new. */
-const ASKS = 3
-/** What is under way gets so long to end when it is called off, milliseconds. */
-const WIND_UP_MS = 5_000
-/** What another way to the same bytes does not change. */
-const FINAL = ['NOT_FOUND', 'UNAUTHORIZED', 'DIGEST_MISMATCH', 'CONFLICT', 'ABORTED'] as const
+const READY_MS = 500
+/** A source that changes while it is read is asked so often in all, as long as no reader got anything. */
+const ATTEMPTS = 4
 
 let count = 0
 
@@ -81,7 +69,8 @@ export class Download extends EventEmitter<DownloadEvents> {
   /** What is said of it when its resources are let go of. */
   #last: DownloadStats | undefined
   #whole!: { promise: Promise<void>; resolve: () => void; reject: (error: Error) => void }
-  #toSource: (() => void) | undefined
+  #attempt: DownloadAttempt | undefined
+  #work: Promise<void> = Promise.resolve()
 
   constructor(components: DownloadComponents, request: DownloadRequest, options: DownloadOptions) {
     super()
@@ -142,7 +131,7 @@ export class Download extends EventEmitter<DownloadEvents> {
         this.#stop.signal.throwIfAborted()
         if (!this.#running && this.#content.failure === undefined) this.#begin()
       },
-      onVain: error => this.#onVain(error),
+      onVain: error => this.#attempt?.onVain(error),
       onWrong: error => this.#fail(error),
     }, this.#options, range, options.signal)
     yield* reader.read()
@@ -168,8 +157,8 @@ export class Download extends EventEmitter<DownloadEvents> {
   release(): void {
     if (this.#users === 0 || --this.#users > 0) return
     if (this.#ended) this.#drop()
-    else if (this.#content.full) this.stop(new SkimmerError('ABORTED', `${this.#content.name}: nobody reads it any more, and the store has no room for it`))
-    else this.#linger = setTimeout(() => this.stop(new SkimmerError('ABORTED', `${this.#content.name}: nobody waits for it any more`)), this.#options.lingerMs)
+    else if (this.#content.full) void this.stop(new SkimmerError('ABORTED', `${this.#content.name}: nobody reads it any more, and the store has no room for it`))
+    else this.#linger = setTimeout(() => void this.stop(new SkimmerError('ABORTED', `${this.#content.name}: nobody waits for it any more`)), this.#options.lingerMs)
   }
 
   /** Another user. Each releases it once. */
@@ -182,13 +171,15 @@ export class Download extends EventEmitter<DownloadEvents> {
   async ready(signal: AbortSignal): Promise<void> {
     while (!this.#content.begun) {
       if (this.#content.failure !== undefined) throw this.#content.failure
-      await this.#content.change(LOOK_MS, signal)
+      await this.#content.change(READY_MS, signal)
     }
   }
 
-  stop(reason: SkimmerError): void {
+  /** Ends it. Resolves when nothing of it goes on. */
+  async stop(reason: SkimmerError): Promise<void> {
     this.#stop.abort(reason)
     if (!this.#ended || this.#users === 0) this.#fail(reason)
+    await this.#work
   }
 
   /** All of it is here: nothing needs to be asked. */
@@ -212,9 +203,8 @@ export class Download extends EventEmitter<DownloadEvents> {
 
   #begin(): void {
     this.#running = true
-    void this.#run().finally(() => {
+    this.#work = this.#run().finally(() => {
       this.#running = false
-      this.#toSource = undefined
     })
   }
 
@@ -222,7 +212,8 @@ export class Download extends EventEmitter<DownloadEvents> {
     const { signal } = this.#stop
     for (let attempt = 1; ; attempt++) {
       try {
-        await this.#attempt(signal)
+        this.#attempt = this.#newAttempt(signal)
+        await this.#attempt.run()
         return this.#onWhole()
       } catch (error) {
         if (!hasCode(error, 'CONFLICT') || signal.aborted || this.#handedOut || attempt === ATTEMPTS) return this.#fail(error)
@@ -233,109 +224,16 @@ export class Download extends EventEmitter<DownloadEvents> {
     }
   }
 
-  /** Learns what the blocks are and brings them, until all are here or one of the two fails for good. */
-  async #attempt(signal: AbortSignal): Promise<void> {
-    const { ask, source } = this.#request
-    const [peer, content, pace] = [this.#peer, this.#content, this.#pace]
-    const over = new AbortController()
-    const work = AbortSignal.any([signal, over.signal])
-    const works: Promise<void>[] = []
-    let fail!: (error: Error) => void
-    const failed = new Promise<never>((_, reject) => { fail = reject })
-    failed.catch(() => {})
-    const add = (promise: Promise<void>): void => { works.push(promise.catch(fail)) }
-    let atSource = false
-    this.#toSource = source === undefined ? undefined : () => {
-      if (atSource) return
-      atSource = true
-      add(new SourceFill({ peer, content, pace, source }, work).run())
-    }
-    try {
-      if (ask !== undefined) add(this.#follow(ask, work))
-      // What is known and was found damaged here may still come from peers.
-      else if (!content.known || this.#toSource !== undefined) this.#backToSource(new SkimmerError('INVALID_ARGUMENT', `${content.name}: there is neither a supernode to ask nor a source`))
-      add(bringBlocks({ peer, content, pace, onVain: error => this.#onVain(error) }, this.#options, work))
-      if (source !== undefined) add(this.#watch(work))
-      await Promise.race([this.#untilWhole(work), failed])
-    } finally {
-      over.abort(new SkimmerError('ABORTED', `${content.name}: it is over`))
-      // Before anything begins anew nothing of this may still write.
-      await Promise.race([Promise.all(works), pause(WIND_UP_MS, signal)])
-    }
-  }
-
-  async #untilWhole(signal: AbortSignal): Promise<void> {
-    while (!this.#content.whole) {
-      if (this.#content.full) this.#whole.reject(new SkimmerError('NO_SPACE', `${this.#content.name}: the block store has no room for it; readers get it, but it is not kept`))
-      await this.#content.change(LOOK_MS, signal)
-    }
-  }
-
-  /** Until everything was told, by whichever supernode; else back to source. */
-  async #follow(ask: NonNullable<DownloadRequest['ask']>, signal: AbortSignal): Promise<void> {
-    const content = this.#content
-    const onFetched = (bytes: number): void => {
-      this.#fetched = bytes
-      content.changed()
-    }
-    let since = performance.now()
-    for (let asks = 1; ; asks++) {
-      const before = content.news
-      try {
-        await followTable({ peer: this.#peer, content, onFetched }, ask, signal)
-        return
-      } catch (error) {
-        signal.throwIfAborted()
-        if (content.known) return
-        if (hasCode(error, ...FINAL)) throw error
-        const told = content.news > before
-        if (told) {
-          since = performance.now()
-          asks = 1
-        }
-        const lost = hasCode(error, 'UNAVAILABLE', 'TIMEOUT')
-        const connected = this.#peer.supernodes.inOrder('').length > 0
-        this.#logger.info({ download: this.id, connected, error: (error as Error).message }, 'a supernode does not tell what a download needs')
-        // One that told something may have gone for a moment only; and many nodes at a source at once are what it should keep from it.
-        if (!lost || (connected && asks >= ASKS) || (this.#toSource !== undefined && !told)) return this.#backToSource(error as Error)
-        if (performance.now() - since > this.#options.reconnectMs) {
-          throw new SkimmerError('UNAVAILABLE', `${content.name}: the supernode is lost (${(error as Error).message}), and the source may not be read; ask again when it is back: ${content.storedBytes} bytes are kept`, { cause: error })
-        }
-        await pause(LOOK_MS, signal)
-        signal.throwIfAborted()
-      }
-    }
-  }
-
-  #backToSource(why: Error): void {
-    if (this.#toSource === undefined) throw why
-    this.#toSource()
-  }
-
-  /** Nobody could bring some blocks. */
-  #onVain(error: SkimmerError): void {
-    // While a supernode still tells, it is there, and what it tells of will come.
-    if (!this.#content.known && this.#toSource !== undefined) return
-    this.#backToSource(error)
-  }
-
-  /** Blocks may be known and yet not come: the source has them. */
-  async #watch(signal: AbortSignal): Promise<void> {
-    const content = this.#content
-    let before = -1
-    let at = performance.now()
-    while (!content.whole) {
-      await content.change(LOOK_MS, signal)
-      const now = performance.now()
-      if (content.storedBytes !== before || !content.known || content.full) {
-        before = content.storedBytes
-        at = now
-      }
-      const { stalledMs, stalledConnectedMs } = this.#options
-      if (now - at < (this.#peer.supernodes.inOrder('').length > 0 ? stalledConnectedMs : stalledMs)) continue
-      this.#toSource?.()
-      at = now
-    }
+  #newAttempt(signal: AbortSignal): DownloadAttempt {
+    const { peer, logger, reads } = this.#components
+    return new DownloadAttempt({
+      peer, logger, reads, content: this.#content, pace: this.#pace, request: this.#request,
+      onFetched: bytes => {
+        this.#fetched = bytes
+        this.#content.changed()
+      },
+      onFull: () => this.#whole.reject(new SkimmerError('NO_SPACE', `${this.#content.name}: the block store has no room for it; readers get it, but it is not kept`)),
+    }, this.#options, signal)
   }
 
   #onChange(): void {

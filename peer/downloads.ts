@@ -7,6 +7,7 @@ import { Download } from './download.ts'
 import type { DownloadOptions } from './download.ts'
 import type { DownloadRequest } from './download-request.ts'
 import type { Peer } from './peer.ts'
+import type { SourceReads } from './source-fill.ts'
 
 export type DownloadsOptions = Partial<DownloadOptions>
 
@@ -25,6 +26,7 @@ export class Downloads {
   /** Also those that are over, but still used. */
   readonly #all = new Set<Download>()
   readonly #uses = new Map<string, number>()
+  readonly #reads: SourceReads = new Set()
   readonly #results: Counter<'result'>
   #stopped = false
 
@@ -49,7 +51,7 @@ export class Downloads {
     let download = this.#byKey.get(request.key)
     if (download === undefined) {
       download = new Download({
-        peer: this.#peer, logger: this.#logger,
+        peer: this.#peer, logger: this.#logger, reads: this.#reads,
         onPart: (resource, change) => this.#onPart(resource, change),
         onEnd: ended => {
           if (this.#byKey.get(ended.key) === ended) this.#byKey.delete(ended.key)
@@ -79,8 +81,7 @@ export class Downloads {
   /** Ends all; what is here stays in the store. */
   async stop(): Promise<void> {
     this.#stopped = true
-    for (const download of this.#all) download.stop(new SkimmerError('ABORTED', 'this peer is stopping'))
-    await Promise.resolve()
+    await Promise.all([...this.#all].map(download => download.stop(new SkimmerError('ABORTED', 'this peer is stopping'))))
   }
 
   /** What came for a resource is counted as long as some download has to do with it. */

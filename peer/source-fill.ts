@@ -19,7 +19,7 @@ const RETRY_MS = 500
 /** Blocks that peers have are left to them while something comes, and for so long after, milliseconds. */
 const LEAVE_TO_PEERS_MS = 3_000
 
-/** INVALID: the source answered with something else than what was told of it before. */
+/** CONFLICT when the source answers with something else than what was told of it before. */
 export function checkAnswer(content: DownloadContent, answer: SourceAnswer): void {
   const first = content.parts[0]
   if (first !== undefined ? answer.resourceId(0) !== first.resource.id : content.head !== undefined && answer.version !== content.head.version) throw content.changedAtSource()
@@ -30,21 +30,28 @@ export function sourceError(content: DownloadContent, cause: unknown): SkimmerEr
   return cause instanceof SkimmerError ? cause : new SkimmerError('UNAVAILABLE', `${content.name}: the source cannot be read: ${(cause as Error).message}`, { cause })
 }
 
+/** Resources that some download of this node reads from their source right now, without a limit: others need not read the same. */
+export type SourceReads = Set<string>
+
 export class SourceFill {
   readonly #peer: Peer
   readonly #content: DownloadContent
   readonly #source: OpenSource
   readonly #signal: AbortSignal
+  readonly #reads: SourceReads
   readonly #paid: ReturnType<Pace['stream']>
+  readonly #shared: boolean
   #opened: { answer: SourceAnswer; offset: number; abort: AbortController } | undefined
   /** Of a stream whose length is not known: what does not make a part yet. */
   #rest: Buffer | undefined
   #restLength = 0
 
-  constructor(components: { peer: Peer; content: DownloadContent; pace: Pace; source: OpenSource }, signal: AbortSignal) {
+  constructor(components: { peer: Peer; content: DownloadContent; pace: Pace; source: OpenSource; reads: SourceReads }, signal: AbortSignal) {
     this.#peer = components.peer
     this.#content = components.content
     this.#paid = components.pace.stream()
+    this.#shared = components.pace.free
+    this.#reads = components.reads
     this.#source = components.source
     this.#signal = signal
   }
@@ -81,7 +88,7 @@ export class SourceFill {
     if (content.head === undefined || (content.parts.length === 0 && !content.complete)) await this.#begin()
     if (content.head!.length === undefined) await this.#fillUnknown()
     else if (!content.complete) throw new SkimmerError('INVALID_DATA', `${content.name}: its ${content.head!.length} bytes are in more than one part`)
-    else for (const part of content.parts) await this.#fillPart(part)
+    else for (const part of content.parts) await this.#fillOnce(part)
   }
 
   /** Nothing is known yet but what the source says now. */
@@ -114,9 +121,23 @@ export class SourceFill {
     this.#opened = undefined
   }
 
+  async #fillOnce(part: DownloadPart): Promise<void> {
+    const { id } = part.resource
+    while (this.#reads.has(id) && !part.resource.whole) {
+      this.#close()
+      await this.#content.change(LEAVE_TO_PEERS_MS, this.#signal)
+    }
+    if (this.#shared) this.#reads.add(id)
+    try {
+      await this.#fillPart(part)
+    } finally {
+      if (this.#shared) this.#reads.delete(id)
+    }
+  }
+
   /** First what no peer has, then what peers did not give. */
   async #fillPart(part: DownloadPart): Promise<void> {
-    const { id, table, } = part.resource
+    const { id, table } = part.resource
     const peers = this.#peer.pool
     const others = (block: number): boolean => part.resource.knows(block) && peers.connected().some(peer => !peer.supernode && peer.has(id, block))
     for (let covered = (block: number): boolean => part.has(block) || others(block); !part.resource.whole; covered = block => part.has(block)) {

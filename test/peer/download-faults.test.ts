@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto'
 import { fixedBlockTable } from '../../image/block-table.ts'
 import { SkimmerError } from '../../oci/errors.ts'
 import { StreamFill } from '../../peer/stream-fill.ts'
-import { DownloadLab, ask, expectFile, readAll } from './download-lab.ts'
+import { DownloadLab, ask, expectFile, hold, readAll } from './download-lab.ts'
 import { TestFile, sha256 } from './file-supernode.ts'
 import { until } from './lab.ts'
 
@@ -52,10 +52,9 @@ describe('when a download meets a failure', () => {
     lab = await DownloadLab.start({ supernode: 1_500_000 })
     const file = lab.files.publish(new TestFile('http://source/a', randomBytes(6_000_000)))
     const [one, two] = [await lab.node('one'), await lab.node('two')]
-    await (await one.downloads.open(ask(file))).whole
-    await until('the first is announced', () => lab.supernode.holders.get(file.id(0))?.get(one.peer.id)?.whole === true)
+    await hold({ node: one, file, supernode: lab.supernode })
     const download = await two.downloads.open(ask(file))
-    await until('peers meet', () => two.peer.pool.get(one.peer.id)?.holdings(file.id(0))?.whole === true)
+    await until('peers meet, and all is told', () => two.peer.pool.get(one.peer.id)?.holdings(file.id(0))?.whole === true && two.store.get(file.id(0))?.open === false)
     await lab.supernode.stop()
     expectFile(await readAll(download), file)
     expect(download.stats().peer).toBeGreaterThan(0)
@@ -75,10 +74,11 @@ describe('when a download meets a failure', () => {
   })
 
   test('a parent dies in the middle: the blocks come from elsewhere', async () => {
-    const file = lab.files.publish(new TestFile('http://source/a', randomBytes(3_000_000)))
+    await lab.stop()
+    lab = await DownloadLab.start({ supernode: 2_000_000 })
+    const file = lab.files.publish(new TestFile('http://source/a', randomBytes(6_000_000)))
     const [one, two] = [await lab.node('one', { peer: { exchange: { uploadBytesPerSecond: 1_000_000 } } }), await lab.node('two')]
-    await (await one.downloads.open(ask(file))).whole
-    await until('the first is announced', () => lab.supernode.holders.get(file.id(0))?.get(one.peer.id)?.whole === true)
+    await hold({ node: one, file, supernode: lab.supernode })
     const download = await two.downloads.open(ask(file))
     const reading = readAll(download)
     await until('the parent gave something', () => download.stats().peer > 0)
@@ -89,11 +89,7 @@ describe('when a download meets a failure', () => {
   test('a peer sends other bytes: it is banned, and the bytes are right', async () => {
     const file = lab.files.publish(new TestFile('http://source/a', randomBytes(1_000_000)))
     const [liar, node] = [await lab.node('liar'), await lab.node('node')]
-    const fake = await liar.store.add(file.id(0), fixedBlockTable(file.bytes.length, file.blockBytes), { open: true })
-    const fill = new StreamFill(fake)
-    await fill.write(randomBytes(file.bytes.length))
-    await fill.finish()
-    await until('the liar is announced', () => lab.supernode.holders.get(file.id(0))?.get(liar.peer.id)?.whole === true)
+    await hold({ node: liar, file, bytes: randomBytes(file.bytes.length), supernode: lab.supernode })
     file.give(100_000)
     const download = await node.downloads.open(ask(file))
     const reading = readAll(download)
@@ -156,6 +152,17 @@ describe('when a download meets a failure', () => {
     file.give()
     expectFile(await reading, file)
     expect(download.stats().supernode).toBe(0)
+  })
+
+  test('two that must go to the source for the same read it once', async () => {
+    const file = new TestFile('http://source/a', randomBytes(2_000_000))
+    file.give(300_000)
+    const { downloads } = await lab.node('alone', { alone: true })
+    const [one, two] = [await downloads.open({ key: 'one', source: file.source }), await downloads.open({ key: 'two', source: file.source })]
+    const reading = Promise.all([readAll(one), readAll(two)])
+    file.give()
+    for (const got of await reading) expectFile(got, file)
+    expect(file.givenToNodes).toBe(2_000_000)
   })
 
   test('a source that stays broken ends in its own words', async () => {

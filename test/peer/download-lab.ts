@@ -2,11 +2,13 @@
 import { expect } from '@jest/globals'
 import { pino } from 'pino'
 import { Registry } from 'prom-client'
+import { fixedBlockTable } from '../../image/block-table.ts'
 import type { Download } from '../../peer/download.ts'
 import { Downloads } from '../../peer/downloads.ts'
 import type { DownloadsOptions } from '../../peer/downloads.ts'
 import type { DownloadRequest } from '../../peer/download-request.ts'
 import type { PeerOptions } from '../../peer/peer.ts'
+import { StreamFill } from '../../peer/stream-fill.ts'
 import { FileSupernode, sha256 } from './file-supernode.ts'
 import type { TestFile } from './file-supernode.ts'
 import { Lab, until } from './lab.ts'
@@ -64,4 +66,12 @@ export async function readAll(download: Download, range?: { from?: number; to?: 
 
 export function expectFile(got: Buffer, file: TestFile): void {
   expect([got.length, sha256(got)]).toEqual([file.bytes.length, sha256(file.bytes)])
+}
+
+/** The node comes to have all of the file by another way, and says so. */
+export async function hold({ node, file, bytes = file.bytes, supernode }: { node: DownloadNode; file: TestFile; bytes?: Buffer; supernode: TestSupernode }): Promise<void> {
+  const fill = new StreamFill(await node.store.add(file.id(0), fixedBlockTable(file.bytes.length, file.blockBytes), { open: true }))
+  await fill.write(bytes)
+  await fill.finish()
+  await until(`${node.name} is announced`, () => supernode.holders.get(file.id(0))?.get(node.peer.id)?.whole === true)
 }
