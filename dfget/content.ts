@@ -23,14 +23,16 @@ export class Content {
     return this.#received
   }
 
-  write(chunk: Buffer): Promise<void> | undefined {
-    if (chunk.length === 0) return undefined
-    this.#received += chunk.length
-    this.#digest?.update(chunk)
-    if (this.#digest === undefined || this.output.restartable) return this.output.write(chunk)
+  /** The bytes are lent until it resolves. */
+  async write(chunks: readonly Buffer[]): Promise<void> {
+    for (const chunk of chunks) {
+      this.#received += chunk.length
+      this.#digest?.update(chunk)
+    }
+    if (this.#digest === undefined || this.output.restartable) return await this.output.write(chunks)
     const before = this.#held
-    this.#held = chunk
-    return before === undefined ? undefined : this.output.write(before)
+    this.#held = Buffer.from(chunks.at(-1)!)
+    await this.output.write([...(before === undefined ? [] : [before]), ...chunks.slice(0, -1)])
   }
 
   /** CONFLICT when something is out that cannot be taken back. */
@@ -44,7 +46,7 @@ export class Content {
   /** The digest, when there was one to be. DIGEST_MISMATCH. */
   async finish(): Promise<string | undefined> {
     const digest = this.#digest?.verify(this.#what)
-    if (this.#held !== undefined) await this.output.write(this.#held)
+    if (this.#held !== undefined) await this.output.write([this.#held])
     await this.output.finish()
     return digest
   }

@@ -1,8 +1,9 @@
 // The API of a node, or of dfget's own peer, on a unix socket: a file as the body of an answer, and how far it is.
-import { request as send, type IncomingMessage } from 'node:http'
+import { request } from 'node:http'
 import { ERROR_CODES, SkimmerError, type ErrorCode } from '../oci/errors.ts'
 import type { Content } from './content.ts'
 import type { FileRequestInput } from './file-request.ts'
+import { LentAnswer } from './lent-answer.ts'
 import type { TransferAnswer } from './transfer.ts'
 
 const MAX_ERROR_BYTES = 64 * 1024
@@ -34,21 +35,24 @@ export class DaemonClient {
    * whether anybody answered at all, `details.broke` that the answer broke off and another call may go on from where it did.
    */
   async download(request: FileRequestInput, content: Content, { signal, onHead }: { signal: AbortSignal; onHead: (head: BodyHead) => Promise<void> | void }): Promise<void> {
-    const response = await this.#post(request, signal)
-    const head = headOf(response)
+    const answer = LentAnswer.begin(this.socket, '/v1/files', JSON.stringify(request))
+    const abort = (): void => answer.destroy(signal.reason instanceof Error ? signal.reason : undefined)
+    signal.addEventListener('abort', abort, { once: true })
+    const looking = this.#look(answer)
+    let head: BodyHead | undefined
     try {
+      signal.throwIfAborted()
+      await answer.head.finally(() => clearInterval(looking))
+      if (answer.status !== 200) throw await readError(answer, `${this.who} on ${this.socket}`)
+      head = headOf(answer)
       await onHead(head)
-      for await (const chunk of response as AsyncIterable<Buffer>) {
-        const written = content.write(chunk)
-        if (written !== undefined) await written
-      }
+      for (let chunks = await answer.next(); chunks.length > 0; chunks = await answer.next()) await content.write(chunks)
     } catch (error) {
-      response.destroy()
-      if (signal.aborted) throw signal.reason
-      if (error instanceof SkimmerError) throw error
-      const failed = (await this.state(head.id).catch(() => undefined))?.failed
-      if (failed !== undefined && failed.code !== 'ABORTED') throw new SkimmerError(codeOf(failed.code), failed.message, { details: { reached: true } })
-      throw new SkimmerError('UNAVAILABLE', `${this.who} broke off after ${content.received} bytes`, { cause: error, details: { reached: true, broke: true } })
+      signal.throwIfAborted()
+      throw error instanceof SkimmerError ? error : await this.#broke(error as NodeJS.ErrnoException, head, content)
+    } finally {
+      signal.removeEventListener('abort', abort)
+      answer.destroy()
     }
   }
 
@@ -57,44 +61,24 @@ export class DaemonClient {
     return this.#get(`/v1/files/${id}`)
   }
 
-  #post(request: FileRequestInput, signal: AbortSignal): Promise<IncomingMessage> {
-    const body = Buffer.from(JSON.stringify(request))
-    return new Promise((resolve, reject) => {
-      let probe: NodeJS.Timeout | undefined
-      const settle = (): void => {
-        clearTimeout(probe)
-        signal.removeEventListener('abort', abort)
-      }
-      const outgoing = send({ socketPath: this.socket, path: '/v1/files', method: 'POST', agent: false, headers: { 'content-type': 'application/json', 'content-length': body.length } }, (response) => {
-        settle()
-        signal.addEventListener('abort', abort, { once: true })
-        response.once('close', settle)
-        if (response.statusCode === 200) resolve(response)
-        else readError(response).then((error) => reject(error ?? new SkimmerError('UNAVAILABLE', `${this.who} on ${this.socket} answered ${response.statusCode}`, { details: { reached: true } })), reject)
-      })
-      const abort = (): void => void outgoing.destroy(signal.reason instanceof Error ? signal.reason : undefined)
-      signal.addEventListener('abort', abort, { once: true })
-      outgoing.on('error', (cause: NodeJS.ErrnoException) => {
-        settle()
-        if (cause instanceof SkimmerError) return reject(cause)
-        const reached = cause.syscall !== 'connect'
-        reject(new SkimmerError('UNAVAILABLE', `${this.who} on ${this.socket} ${reached ? 'broke off' : 'does not answer'} (${cause.code ?? cause.message})`, { cause, details: { reached, broke: reached } }))
-      })
-      // A long wait is no fault: the source may be slow. Silence altogether is.
-      const look = (): void => {
-        this.#get('/v1/files').then(
-          () => (probe = setTimeout(look, SILENT_MS)),
-          () => outgoing.destroy(new SkimmerError('UNAVAILABLE', `${this.who} on ${this.socket} is silent`, { details: { reached: true } })),
-        )
-      }
-      probe = setTimeout(look, SILENT_MS)
-      outgoing.end(body)
-    })
+  /** A long wait is no fault: the source may be slow. Silence altogether is. */
+  #look(answer: LentAnswer): NodeJS.Timeout {
+    return setInterval(() => {
+      this.#get('/v1/files').catch(() => answer.destroy(new SkimmerError('UNAVAILABLE', `${this.who} on ${this.socket} is silent`, { details: { reached: true } })))
+    }, SILENT_MS)
+  }
+
+  async #broke(cause: NodeJS.ErrnoException, head: BodyHead | undefined, content: Content): Promise<SkimmerError> {
+    const failed = head === undefined ? undefined : (await this.state(head.id).catch(() => undefined))?.failed
+    if (failed !== undefined && failed.code !== 'ABORTED') return new SkimmerError(codeOf(failed.code), failed.message, { details: { reached: true } })
+    const reached = cause.syscall !== 'connect'
+    const what = head !== undefined ? `broke off after ${content.received} bytes` : reached ? 'broke off' : 'does not answer'
+    return new SkimmerError('UNAVAILABLE', `${this.who} on ${this.socket} ${what} (${cause.code ?? cause.message})`, { cause, details: { reached, broke: reached } })
   }
 
   #get<T>(path: string): Promise<T> {
     return new Promise((resolve, reject) => {
-      const outgoing = send({ socketPath: this.socket, path, agent: false, timeout: PROBE_MS }, (response) => {
+      const outgoing = request({ socketPath: this.socket, path, agent: false, timeout: PROBE_MS }, (response) => {
         let text = ''
         response.setEncoding('utf8')
         response.on('data', (chunk: string) => (text += chunk))
@@ -115,30 +99,26 @@ export class DaemonClient {
   }
 }
 
-function headOf(response: IncomingMessage): BodyHead {
-  const { headers } = response
-  const length = headers['content-length']
+function headOf({ headers }: LentAnswer): BodyHead {
+  const length = headers.get('content-length')
+  const contentType = headers.get('content-type')
   return {
-    id: String(headers['x-skimmer-download'] ?? ''),
-    version: String(headers['x-skimmer-version'] ?? ''),
+    id: headers.get('x-skimmer-download') ?? '',
+    version: headers.get('x-skimmer-version') ?? '',
     ...(length !== undefined && { length: Number(length) }),
-    ...(headers['content-type'] !== undefined && { contentType: headers['content-type'] }),
+    ...(contentType !== undefined && { contentType }),
   }
 }
 
 const codeOf = (code: string): ErrorCode => ((ERROR_CODES as readonly string[]).includes(code) ? (code as ErrorCode) : 'UNAVAILABLE')
 
-async function readError(response: IncomingMessage): Promise<SkimmerError | undefined> {
+async function readError(answer: LentAnswer, who: string): Promise<SkimmerError> {
   let text = ''
-  response.setEncoding('utf8')
-  for await (const chunk of response) {
-    text += chunk as string
-    if (text.length > MAX_ERROR_BYTES) return undefined
-  }
+  for (let chunks = await answer.next(); chunks.length > 0 && text.length < MAX_ERROR_BYTES; chunks = await answer.next()) text += chunks.map(String).join('')
   try {
     const { code, message } = JSON.parse(text) as { code: string; message: string }
     return new SkimmerError(codeOf(code), message, { details: { reached: true } })
   } catch {
-    return undefined
+    return new SkimmerError('UNAVAILABLE', `${who} answered ${answer.status}`, { details: { reached: true } })
   }
 }

@@ -8,8 +8,6 @@ import { formatSize } from '../command-line/units.ts'
 import { alive, OWNER, ownerOf } from './file-owner.ts'
 import type { Output } from './output.ts'
 
-/** Bytes that wait for the disk; more, and whoever brings them waits. */
-const MAX_WAITING = 2 * 1024 * 1024
 /** So many bytes are sent to the disk at a time, while more come: the sync at the end is then short. */
 const SYNC_BYTES = 64 * 1024 * 1024
 /** Names of files end at 255 bytes; ours are longer than FILE's. */
@@ -94,13 +92,9 @@ export class OutputFile implements Output {
   readonly #temporary: string
   readonly #handle: FileHandle
   readonly #options: OutputFileOptions
-  #waiting: Buffer[] = []
-  #waitingBytes = 0
   #written = 0
-  #writing: Promise<void> | undefined
   #syncing: Promise<void> | undefined
   #synced = 0
-  #failure: unknown
 
   private constructor(name: string, target: string, temporary: string, handle: FileHandle, options: OutputFileOptions) {
     this.name = name
@@ -121,30 +115,33 @@ export class OutputFile implements Output {
   }
 
   get position(): number {
-    return this.#written + this.#waitingBytes
+    return this.#written
   }
 
   async expect(bytes: number): Promise<void> {
     await checkRoom(this.#target, bytes)
   }
 
-  write(chunk: Buffer): Promise<void> | undefined {
-    if (this.#failure !== undefined) throw fileError(this.#failure, this.name)
-    this.#waiting.push(chunk)
-    this.#waitingBytes += chunk.length
-    this.#writing ??= this.#drain()
-    return this.#waitingBytes > MAX_WAITING ? this.#room() : undefined
+  async write(chunks: readonly Buffer[]): Promise<void> {
+    try {
+      for (let left = chunks; left.length > 0;) {
+        const { bytesWritten } = await this.#handle.writev(left, this.#written)
+        this.#written += bytesWritten
+        left = after(left, bytesWritten)
+      }
+    } catch (error) {
+      throw fileError(error, this.name)
+    }
+    this.#sync()
   }
 
   async restart(): Promise<void> {
-    await this.#settled()
     this.#written = this.#synced = 0
     await this.#handle.truncate(0)
   }
 
   async finish(): Promise<void> {
     try {
-      await this.#settled()
       await this.#syncing
       await intoPlace(this.#handle, this.#temporary, this.#target, this.#options)
       await this.#handle.close()
@@ -156,40 +153,8 @@ export class OutputFile implements Output {
 
   async discard(): Promise<void> {
     await unlink(this.#temporary).catch(() => {})
-    await this.#writing?.catch(() => {})
     await this.#syncing
     await this.#handle.close().catch(() => {})
-  }
-
-  async #room(): Promise<void> {
-    while (this.#waitingBytes > MAX_WAITING / 2 && this.#failure === undefined) await this.#writing
-    if (this.#failure !== undefined) throw fileError(this.#failure, this.name)
-  }
-
-  async #settled(): Promise<void> {
-    await this.#writing
-    if (this.#failure !== undefined) throw fileError(this.#failure, this.name)
-  }
-
-  /** What came while the disk was busy goes out in one call. */
-  async #drain(): Promise<void> {
-    try {
-      while (this.#waiting.length > 0) {
-        let chunks = this.#waiting
-        this.#waiting = []
-        while (chunks.length > 0) {
-          const { bytesWritten } = await this.#handle.writev(chunks, this.#written)
-          this.#written += bytesWritten
-          this.#waitingBytes -= bytesWritten
-          chunks = after(chunks, bytesWritten)
-        }
-        this.#sync()
-      }
-    } catch (error) {
-      this.#failure = error
-    } finally {
-      this.#writing = undefined
-    }
   }
 
   #sync(): void {
@@ -200,7 +165,7 @@ export class OutputFile implements Output {
 }
 
 /** What is left of chunks of which the first `bytes` were written. */
-function after(chunks: Buffer[], bytes: number): Buffer[] {
+function after(chunks: readonly Buffer[], bytes: number): Buffer[] {
   let index = 0
   while (index < chunks.length && bytes >= chunks[index].length) bytes -= chunks[index++].length
   const left = chunks.slice(index)

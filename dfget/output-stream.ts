@@ -23,7 +23,11 @@ export class OutputStream implements Output {
     this.#stream = stream
     this.#close = options.close === true
     this.name = options.name
-    stream.on('error', (error: NodeJS.ErrnoException) => (this.#failure ??= error.code === 'EPIPE' ? new ReaderGone() : fileError(error, this.name)))
+    stream.on('error', (error) => this.#failed(error))
+  }
+
+  #failed(error: NodeJS.ErrnoException): SkimmerError {
+    return (this.#failure ??= error.code === 'EPIPE' || error.code === 'ERR_STREAM_DESTROYED' ? new ReaderGone() : fileError(error, this.name))
   }
 
   get position(): number {
@@ -32,22 +36,15 @@ export class OutputStream implements Output {
 
   async expect(): Promise<void> {}
 
-  write(chunk: Buffer): Promise<void> | undefined {
-    if (this.#failure !== undefined) throw this.#failure
-    this.#position += chunk.length
-    if (this.#stream.write(chunk)) return undefined
-    return new Promise((resolve, reject) => {
-      const end = (): void => {
-        this.#stream.off('drain', end)
-        this.#stream.off('error', end)
-        this.#stream.off('close', end)
-        if (this.#failure === undefined) resolve()
-        else reject(this.#failure)
-      }
-      this.#stream.on('drain', end)
-      this.#stream.on('error', end)
-      this.#stream.on('close', end)
-    })
+  async write(chunks: readonly Buffer[]): Promise<void> {
+    for (const chunk of chunks) {
+      if (this.#failure !== undefined) throw this.#failure
+      this.#position += chunk.length
+      await new Promise<void>((resolve, reject) => this.#stream.write(chunk, (error) => {
+        if (error) reject(this.#failed(error))
+        else resolve()
+      }))
+    }
   }
 
   async restart(): Promise<void> {

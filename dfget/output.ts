@@ -8,8 +8,8 @@ export interface Output {
   readonly position: number
   /** Told once, when the length is known. NO_SPACE: that will not go well. */
   expect(bytes: number): Promise<void>
-  /** Wait for the promise, when there is one, before the next. Throws and rejects with NO_SPACE, FORBIDDEN, INTERNAL. */
-  write(chunk: Buffer): Promise<void> | undefined
+  /** One after another. The bytes are lent until it resolves. NO_SPACE, FORBIDDEN, INTERNAL; ABORTED: nobody reads it any more. */
+  write(chunks: readonly Buffer[]): Promise<void>
   restart(): Promise<void>
   /** All is here and right: only now a file gets its name. */
   finish(): Promise<void>

@@ -56,8 +56,7 @@ async function inOrder(source: Source, job: FileJob, pay: Pay): Promise<Arrived>
     const onRetry = (error: SkimmerError): void => job.note(`${error.message}; asked again`)
     for await (const chunk of resumable(source, { ...(values.range !== undefined && { offset: values.range.start, length: values.range.end + 1 - values.range.start }), signal, onHead, onRetry })) {
       if (pay !== undefined) await pay(chunk.length, signal)
-      const written = content.write(chunk)
-      if (written !== undefined) await written
+      await content.write([chunk])
       snapshot.bytes = snapshot.received.source = content.received
     }
     const digest = await content.finish()
