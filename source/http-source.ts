@@ -35,17 +35,17 @@ interface Asked {
 
 export class HttpSource implements Source {
   readonly url: URL
-  readonly #target: URL
+  readonly #target: URL | (() => Promise<URL>)
   readonly #transport: Transport
   readonly #options: HttpSourceOptions
   readonly #what: string
 
-  /** `target` without user and password. */
-  constructor(components: { target: URL; transport: Transport }, options: HttpSourceOptions) {
+  /** `target` without user and password; a function is asked before each request, and `url` is shown for it. */
+  constructor(components: { target: URL; url?: undefined; transport: Transport } | { target: () => Promise<URL>; url: URL; transport: Transport }, options: HttpSourceOptions) {
     this.#target = components.target
     this.#transport = components.transport
     this.#options = options
-    this.url = new URL(shownUrl(components.target))
+    this.url = components.url ?? new URL(shownUrl(components.target))
     this.#what = `reading ${this.url.href}`
   }
 
@@ -84,7 +84,8 @@ export class HttpSource implements Source {
       ...(asked.ranged && asked.version !== undefined && ifRange(asked.version)),
       ...(asked.ifNot !== undefined && unlessSame(asked.ifNot)),
     }
-    const request = { method: 'GET' as const, url: this.#target, what: this.#what, headers, ownHeaders: own, readAhead: READ_AHEAD_BYTES, signal }
+    const url = this.#target instanceof URL ? this.#target : await this.#target()
+    const request = { method: 'GET' as const, url, what: this.#what, headers, ownHeaders: own, readAhead: READ_AHEAD_BYTES, signal }
     return await sendPersistently(this.#transport, request, this.#options)
   }
 

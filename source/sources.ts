@@ -15,6 +15,9 @@ import type { ListedEntry } from './index-page.ts'
 import { OciSource, credentialsOf, parseOciUrl } from './oci-source.ts'
 import { normalizeHeaders } from './request-headers.ts'
 import type { Headers } from './request-headers.ts'
+import { S3Signer } from './s3-signer.ts'
+import type { S3Settings, SignedUrl } from './s3-signer.ts'
+import { S3Source } from './s3-source.ts'
 import type { Source } from './source.ts'
 import { basicAuthorization, parseSourceUrl } from './source-url.ts'
 
@@ -28,6 +31,8 @@ const MAX_IDLE_POOLS = 8
 export interface SourcesOptions extends RegistryClientOptions {
   /** file:// may be read: only where the URL is the user's own. Default false. */
   readonly files?: boolean
+  /** s3:// may be signed with this machine's own credentials; else only with those that a request brings. Default false. */
+  readonly s3Credentials?: boolean
 }
 
 export interface SourceRequest {
@@ -36,6 +41,7 @@ export interface SourceRequest {
   readonly ca?: string
   /** Certificates are not checked. */
   readonly insecure?: boolean
+  readonly s3?: S3Settings
 }
 
 interface Pool {
@@ -48,6 +54,7 @@ export class Sources {
   readonly #components: { credentials?: CredentialSource; hosts?: HostsConfig; logger: Logger }
   readonly #options: SourcesOptions
   readonly #pools = new Map<string, Pool>()
+  readonly #s3 = new S3Signer()
 
   /** `hosts` and `credentials` are for oci://; http(s) sources use `hosts` when a request brings no settings of its own. */
   constructor(components: { credentials?: CredentialSource; hosts?: HostsConfig; logger?: Logger } = {}, options: SourcesOptions = {}) {
@@ -65,7 +72,11 @@ export class Sources {
       if (this.#options.files !== true) throw new SkimmerError('FORBIDDEN', 'file:// is read only on the machine of who asks for it')
       return new FileSource(target)
     }
-    throw new SkimmerError('UNSUPPORTED', `${target.protocol}// is no source that can be read; http, https and oci can`)
+    if (target.protocol === 's3:') {
+      this.#checkS3(request)
+      return new S3Source({ url: target, signer: this.#s3, settings: request.s3, openHttp: (url, signed) => this.#overHttp({ target: signed, url }, headers, request) })
+    }
+    throw new SkimmerError('UNSUPPORTED', `${target.protocol}// is no source that can be read; http, https, oci and s3 can`)
   }
 
   /** What lies below a URL whose protocol has lists of its own; undefined for http(s), whose lists are pages. See `listIndex`. */
@@ -73,11 +84,24 @@ export class Sources {
     if (url.protocol === 'http:' || url.protocol === 'https:') return undefined
     const source = this.open(url, request)
     try {
-      if (source instanceof OciSource) return await source.list(options)
+      if (source instanceof OciSource || source instanceof S3Source) return await source.list(options)
       return await listDirectory(url, options.maxEntries)
     } finally {
       await source.close()
     }
+  }
+
+  /** An s3:// URL as a signed https one, which needs no credentials where it is read: for handing to another machine. */
+  async signS3(url: string | URL, request: SourceRequest = {}, options: { expiresSeconds?: number } = {}): Promise<SignedUrl> {
+    this.#checkS3(request)
+    const target = parseSourceUrl(url)
+    if (target.protocol !== 's3:') throw new SkimmerError('INVALID_ARGUMENT', 'only s3:// URLs are signed')
+    return await this.#s3.sign(target, request.s3, options)
+  }
+
+  #checkS3({ s3 }: SourceRequest): void {
+    if (this.#options.s3Credentials === true || (s3?.accessKeyId !== undefined && s3.secretAccessKey !== undefined)) return
+    throw new SkimmerError('UNSUPPORTED', 's3:// is read only with the credentials of who asks; give a presigned https URL instead')
   }
 
   async close(): Promise<void> {
@@ -90,8 +114,12 @@ export class Sources {
     const basic = basicAuthorization(target)
     if (basic !== undefined) headers.authorization ??= basic
     target.username = target.password = ''
+    return this.#overHttp({ target }, headers, request)
+  }
+
+  #overHttp(where: { target: URL; url?: undefined } | { target: () => Promise<URL>; url: URL }, headers: Headers, request: SourceRequest): Source {
     const { pool, release } = this.#pool(request)
-    return new HttpSource({ target, transport: pool.transport }, { ...this.#options, headers, onClose: release })
+    return new HttpSource({ ...where, transport: pool.transport }, { ...this.#options, headers, onClose: release })
   }
 
   #oci(target: URL, headers: Record<string, string>, request: SourceRequest): Source {
@@ -150,8 +178,8 @@ function checkCa(ca: string | undefined): void {
 
 /** One source with connections of its own, which end with it. */
 export function openSource(url: string | URL, request: SourceRequest & SourcesOptions & { credentials?: CredentialSource; hosts?: HostsConfig; logger?: Logger } = {}): Source {
-  const { headers, ca, insecure, credentials, hosts, logger, ...options } = request
+  const { headers, ca, insecure, s3, credentials, hosts, logger, ...options } = request
   const sources = new Sources({ credentials, hosts, logger }, options)
-  const source = sources.open(url, { headers, ca, insecure })
+  const source = sources.open(url, { headers, ca, insecure, s3 })
   return { url: source.url, open: (how) => source.open(how), close: () => source.close().then(() => sources.close()) }
 }
