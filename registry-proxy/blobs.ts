@@ -5,7 +5,6 @@ import { isDigest } from '../oci/digest.ts'
 import { SkimmerError, hasCode } from '../oci/errors.ts'
 import { parseContentRange } from '../oci/content-range.ts'
 import { discard } from '../oci/transport.ts'
-import { rawLength } from '../image/block-table.ts'
 import type { BlockStore } from '../peer/block-store.ts'
 import type { Download } from '../peer/download.ts'
 import type { Downloads } from '../peer/downloads.ts'
@@ -200,7 +199,7 @@ export class Blobs {
     if (!this.#access.mayReadOffline(caller, upstream, digest)) return undefined
     const layer = this.#layers.find(digest)
     const resource = layer ?? this.#store.get(`blob:${digest}`)
-    const size = this.#access.sizeOf(upstream, digest) ?? (resource === undefined ? undefined : rawLength(resource.table))
+    const size = this.#access.sizeOf(upstream, digest) ?? resource?.table.rawOffsets[resource.table.count]
     if (size === undefined) return undefined
     // What is not here yet may still be had from peers and the supernode.
     this.#logger.debug({ registry: upstream.registry, digest }, 'the registry cannot be asked: its last answer to this client counts')

@@ -1,5 +1,4 @@
 // Uncompressed layers that this machine has as layers: their stream is the blob, bit for bit, so no second copy is made.
-import { rawLength } from '../image/block-table.ts'
 import type { BlockStore } from '../peer/block-store.ts'
 import type { Resource } from '../peer/resource.ts'
 
@@ -35,7 +34,7 @@ export class LayerBlobs {
   }
 
   size(resource: Resource): number {
-    return rawLength(resource.table)
+    return resource.table.rawOffsets[resource.table.count]
   }
 
   /** Bytes `from` to `to` (excluded) of its stream; it stays on the disk meanwhile. */

@@ -12,6 +12,8 @@ import type { SmallAnswer, UpstreamRequests } from './upstream-requests.ts'
 const REMEMBERED_MS = 5 * 60_000
 /** A registry that cannot be asked is not waited for at every client's greeting. */
 const SILENCE_MS = 30_000
+/** Clients greet before anything else, and give up soon. A registry that takes longer is taken for one that cannot be asked. */
+const PATIENCE_MS = 4_000
 const MAX_REMEMBERED = 10_000
 
 interface Greeting {
@@ -51,9 +53,12 @@ export class Ping {
         this.#greetings.set(registry, { until: Date.now() + (answer === undefined ? SILENCE_MS : REMEMBERED_MS), answer: remembered })
         return remembered
       }).finally(() => this.#asking.delete(registry))
+      asking.catch(() => {}) // who waits for it hears of it; nobody may be left
       this.#asking.set(registry, asking)
     }
-    return await asking
+    const patience = Promise.withResolvers<SmallAnswer | undefined>()
+    const timer = setTimeout(() => patience.resolve(known?.answer), PATIENCE_MS)
+    return await Promise.race([asking, patience.promise]).finally(() => clearTimeout(timer))
   }
 
   async #ask({ upstream, caller, mirrored }: ProxyRequest): Promise<SmallAnswer | undefined> {
