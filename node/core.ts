@@ -15,6 +15,7 @@ import { ImageCatalog } from '../supernode/image-catalog.ts'
 import { LayerOrigin } from '../supernode/layer-origin.ts'
 import { RegistryGate } from '../supernode/registry-access.ts'
 import { EmbeddedState } from '../supernode/shared-state.ts'
+import { HeldFiles } from './held-files.ts'
 import { labelsOf, type NodeConfig } from './config/node-settings.ts'
 import { hostsConfig } from './config/registries.ts'
 import { secretIn } from './config/supernode-settings.ts'
@@ -69,6 +70,8 @@ export class NodeCore {
       stops.push(() => peer.stop())
       const downloads = new Downloads({ peer, logger, metrics })
       stops.push(() => downloads.stop())
+      const heldFiles = new HeldFiles({ downloads, logger })
+      peer.on('hold-file', ({ resource, name }) => heldFiles.hold(resource, name))
 
       const credentials = loadDockerConfig(config['registry.config'])
       const seed = (await loadIdentity(identityFile)).raw.subarray(0, 32)

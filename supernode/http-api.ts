@@ -12,11 +12,12 @@ import type { BlockStore } from '../peer/block-store.ts'
 import { describeIssue } from '../peer/control.ts'
 import type { ControlServer } from './control-server.ts'
 import { guardMutations } from './http-guard.ts'
-import { cacheSchema, identitySchema, imageSchema, peerSchema, quarantineSchema, resourceSchema } from './http-schemas.ts'
+import { cacheSchema, fileSchema, identitySchema, imageSchema, peerSchema, quarantineSchema, resourceSchema } from './http-schemas.ts'
 import type { ImageCatalog } from './image-catalog.ts'
 import type { ImageRecord } from './image-record.ts'
 import type { LayerOrigin } from './layer-origin.ts'
 import { layerResource } from './layer-origin.ts'
+import { listFiles } from './list-files.ts'
 import { openApiDocument } from './openapi.ts'
 import type { Route } from './openapi.ts'
 import type { Preheat } from './preheat.ts'
@@ -24,12 +25,14 @@ import { preheatJobSchema, preheatRequestSchema } from './preheat-job.ts'
 import type { PreheatRequest } from './preheat-job.ts'
 import type { QuarantineBook } from './quarantine-book.ts'
 import type { Scheduler } from './scheduler.ts'
+import type { StreamOrigin } from './stream-origin.ts'
 
 export interface HttpApiComponents {
   identity: () => z.infer<typeof identitySchema>
   ready: () => boolean
   catalog: ImageCatalog
   origin: LayerOrigin
+  streams: StreamOrigin
   store: BlockStore
   scheduler: Scheduler
   control: ControlServer
@@ -49,7 +52,7 @@ const STATUS: Record<ErrorCode, number> = {
 }
 
 export function httpApi(components: HttpApiComponents, options: { token?: string } = {}): Express {
-  const { catalog, origin, store, scheduler, control, preheat, quarantine, metrics, logger } = components
+  const { catalog, origin, streams, store, scheduler, control, preheat, quarantine, metrics, logger } = components
   const app = express()
   app.disable('x-powered-by')
   app.disable('etag')
@@ -68,12 +71,16 @@ export function httpApi(components: HttpApiComponents, options: { token?: string
       if (store.get(params.id) === undefined) throw new SkimmerError('NOT_FOUND', `there is no resource ${params.id} here`)
       await store.remove(params.id)
     } },
+    { method: 'get', path: '/files', summary: 'Files and blobs that were brought from their sources or are on their way, the latest used first', answer: z.array(fileSchema), run: () => listFiles({ streams, store, scheduler }, MAX_LISTED) },
+    { method: 'delete', path: '/files/{id}', summary: 'Forget a file or blob, by the id of its first part, and drop what is here of it; CONFLICT while it is in use', run: async ({ params }) => {
+      if (!(await streams.remove(params.id))) missing(`file ${params.id}`)
+    } },
     { method: 'get', path: '/cache', summary: 'Space used, and layers being indexed', answer: cacheSchema, run: () => {
       return { usage: store.usage(), resources: store.list().length, indexing: origin.inWork() }
     } },
     { method: 'get', path: '/peers', summary: 'Nodes, the latest heard of first', answer: z.array(peerSchema), run: () => peers() },
     { method: 'get', path: '/preheats', summary: 'Preheat jobs, newest first', answer: z.array(preheatJobSchema), run: () => preheat.list() },
-    { method: 'post', path: '/preheats', summary: 'Pull, index and hold an image ahead of time; push it to nodes when asked', body: preheatRequestSchema, answer: preheatJobSchema, status: 201, run: ({ body }) => preheat.add(body as PreheatRequest) },
+    { method: 'post', path: '/preheats', summary: 'Bring and hold an image or a file ahead of time; push it to nodes when asked', body: preheatRequestSchema, answer: preheatJobSchema, status: 201, run: ({ body }) => preheat.add(body as PreheatRequest) },
     { method: 'get', path: '/preheats/{id}', summary: 'One preheat job', answer: preheatJobSchema, run: ({ params }) => preheat.get(params.id) ?? missing(`preheat job ${params.id}`) },
     { method: 'delete', path: '/preheats/{id}', summary: 'End a preheat job and let go of what it holds', run: async ({ params }) => {
       if (!(await preheat.remove(params.id))) missing(`preheat job ${params.id}`)

@@ -24,6 +24,13 @@ export const resourceSchema = z.object({
   pinned: z.boolean(), lastUse: time, layerDigest: z.string().optional(), diffId: z.string().optional(), holders: z.number().int().describe('nodes that hold some of it'), wholeHolders: z.number().int(),
 })
 
+export const fileSchema = z.object({
+  kind: z.enum(['file', 'blob']), name: z.string().describe('URL without user, password and query, or registry/repository@digest'), resource: z.string().describe('of its first part'),
+  length: bytes.optional().describe('missing while the source has not told it'), parts: z.number().int(), storedBytes: bytes.describe('of it that are here'), fetchedBytes: bytes.optional().describe('read from the source by the download that goes on'),
+  state: z.enum(['running', 'complete', 'partial']).describe('being brought; all here; to be gone on with when somebody asks'), followers: z.number().int().describe('calls of nodes that follow the download'),
+  etag: z.string().optional(), lastModified: z.string().optional(), contentType: z.string().optional(), madeAt: time, lastUse: time, holders: z.number().int().describe('nodes that hold some of its first part'), wholeHolders: z.number().int(),
+})
+
 export const peerSchema = z.object({
   peerId: z.string(), addrs: z.array(z.string()), labels: z.record(z.string(), z.string()), version: z.string().optional(), alive: z.boolean(), listening: z.boolean().describe('it gets events'),
   banned: z.string().optional().describe('why'), uploadSlots: z.number().int(), slotsFree: z.number().int(), resources: z.number().int(), bytesServed: bytes, bytesReceived: bytes,

@@ -1,4 +1,4 @@
-// Preheat: pull, index and hold images ahead of time, and push them to nodes; jobs are kept over restarts.
+// Preheat: bring images and files ahead of time, hold them, and push them to nodes; jobs are kept over restarts.
 import { randomUUID } from 'node:crypto'
 import type { Logger } from 'pino'
 import { Gauge } from 'prom-client'
@@ -8,11 +8,15 @@ import { parsePlatform } from '../oci/platform.ts'
 import { parseReference } from '../oci/reference.ts'
 import type { BlockStore } from '../peer/block-store.ts'
 import type { ControlEvent } from '../peer/control.ts'
+import { pause } from '../peer/pause.ts'
 import { DEFAULT_MAX_JOBS, DEFAULT_PARALLEL_JOBS, DEFAULT_PUSH_MS } from './defaults.ts'
 import type { ComposedImages } from './composed-images.ts'
+import type { FileOrigin, FileRequest } from './file-origin.ts'
+import type { Granter } from './granter.ts'
 import type { ImageCatalog, ResolvedImage } from './image-catalog.ts'
 import { layerResource } from './layer-origin.ts'
 import type { LayerOrigin } from './layer-origin.ts'
+import { bringFile, filePreheat, keptRequest } from './preheat-file.ts'
 import { preheatJobSchema } from './preheat-job.ts'
 import type { PreheatJob, PreheatRequest } from './preheat-job.ts'
 import type { Scheduler } from './scheduler.ts'
@@ -22,6 +26,8 @@ import { WorkSlots } from './work-slots.ts'
 export interface PreheatComponents {
   catalog: ImageCatalog
   origin: LayerOrigin
+  files: FileOrigin
+  granter: Granter
   composed: ComposedImages
   scheduler: Scheduler
   store: BlockStore
@@ -50,7 +56,9 @@ export class Preheat {
   /** Oldest first. */
   readonly #jobs = new Map<string, PreheatJob>()
   readonly #running = new Map<string, AbortController>()
+  /** What is needed for a job and not kept. */
   readonly #credentials = new Map<string, PreheatRequest['credentials']>()
+  readonly #fileRequests = new Map<string, FileRequest>()
   readonly #slots: WorkSlots
   readonly #ends = new Set<Promise<void>>()
   #closed = false
@@ -81,16 +89,17 @@ export class Preheat {
     return preheat
   }
 
-  /** INVALID_ARGUMENT for a bad reference or platform, UNSUPPORTED for files, LIMIT_EXCEEDED when too many jobs wait. */
+  /** INVALID_ARGUMENT for a bad reference, URL, header or platform, LIMIT_EXCEEDED when too many jobs wait. */
   async add(request: PreheatRequest): Promise<PreheatJob> {
-    if (request.type === 'file') throw new SkimmerError('UNSUPPORTED', 'this supernode preheats images only: type "file" is not served')
-    parseReference(request.url)
-    if (request.platform !== undefined) parsePlatform(request.platform)
+    const { type, scope, nodes, hold, platform, credentials } = request
+    const file = type === 'file' ? filePreheat(request) : undefined
+    if (file === undefined) parseReference(request.url)
+    if (platform !== undefined) parsePlatform(platform)
     await this.#makeRoom()
-    const { credentials, ...kept } = request
-    const job: PreheatJob = { ...kept, id: randomUUID(), state: 'WAITING', createdAt: Date.now(), progress: { bytes: 0, total: 0, layers: 0, layersDone: 0, nodes: 0, nodesDone: 0 }, resources: [] }
+    const job: PreheatJob = { type, url: request.url, platform, scope, nodes, hold, ...file?.shown, id: randomUUID(), state: 'WAITING', createdAt: Date.now(), progress: { bytes: 0, total: 0, layers: 0, layersDone: 0, nodes: 0, nodesDone: 0 }, resources: [] }
     this.#jobs.set(job.id, job)
-    if (credentials !== undefined) this.#credentials.set(job.id, credentials)
+    if (file !== undefined) this.#fileRequests.set(job.id, file.request)
+    else if (credentials !== undefined) this.#credentials.set(job.id, credentials)
     await this.#records.put(job.id, job)
     const accepted = structuredClone(job)
     this.#begin(job)
@@ -111,7 +120,7 @@ export class Preheat {
     const job = this.#jobs.get(id)
     if (job === undefined) return false
     this.#jobs.delete(id)
-    this.#credentials.delete(id)
+    this.#forgetSecrets(id)
     this.#running.get(id)?.abort(new SkimmerError('ABORTED', 'the preheat job was deleted'))
     for (const resource of job.resources) this.#components.store.get(resource)?.unpin(`preheat:${id}`)
     await this.#records.delete(id)
@@ -140,7 +149,7 @@ export class Preheat {
     job.startedAt = Date.now()
     try {
       await this.#save(job)
-      await this.#preheatImage(job, signal)
+      await (job.type === 'file' ? this.#preheatFile(job, signal) : this.#preheatImage(job, signal))
       job.state = 'SUCCESS'
     } catch (error) {
       // A job that a stop interrupts stays RUNNING in the state: the next start takes it up.
@@ -150,7 +159,7 @@ export class Preheat {
       this.#components.logger.warn({ job: job.id, url: job.url, err: error }, 'preheat failed')
     }
     job.finishedAt = Date.now()
-    this.#credentials.delete(job.id)
+    this.#forgetSecrets(job.id)
     await this.#save(job).catch((error: unknown) => this.#components.logger.error({ job: job.id, err: error }, 'a preheat job could not be saved'))
   }
 
@@ -182,38 +191,68 @@ export class Preheat {
     })
     if (!this.#jobs.has(job.id)) for (const resource of resources) store.get(resource)?.unpin(`preheat:${job.id}`)
     signal.throwIfAborted()
-    if (job.scope !== 'supernode') await this.#push(job, resolved, resources, signal)
+    if (job.scope !== 'supernode') await this.#held(job, await this.#pushImage(job, resolved), reference.repository, resources, signal)
   }
 
-  /** Tells nodes to hold the image, and waits until they say that they do. */
-  async #push(job: PreheatJob, { image, reference }: ResolvedImage, resources: readonly string[], signal: AbortSignal): Promise<void> {
-    const { catalog, scheduler, push } = this.#components
-    const wanted = job.nodes === undefined ? undefined : new Set(job.nodes)
-    const event: ControlEvent = { type: 'hold', reference: job.url, platform: image.platform, manifestDigest: image.manifestDigest }
+  async #preheatFile(job: PreheatJob, signal: AbortSignal): Promise<void> {
+    const { files, store } = this.#components
+    let told: string[] = []
+    const { resources, release } = await bringFile(files, this.#fileRequests.get(job.id) ?? keptRequest(job), signal, {
+      // Nodes begin while it comes here: they know it by its resource, and were told that they may.
+      work: async work => { if (job.scope !== 'supernode') told = await this.#pushFile(job, work.record.resource) },
+      progress: (bytes, total) => { Object.assign(job.progress, { bytes, total }) },
+    })
+    try {
+      job.resources = resources
+      if (job.hold && this.#jobs.has(job.id)) for (const resource of resources) store.get(resource)?.pin(`preheat:${job.id}`, { lasting: true })
+    } finally {
+      release()
+    }
+    if (job.scope !== 'supernode') await this.#held(job, told, job.url, resources, signal)
+  }
+
+  async #pushFile(job: PreheatJob, resource: string): Promise<string[]> {
+    const { granter, push } = this.#components
+    const wanted = this.#wantedNodes(job)
+    // Told first that they may: nodes answer with file.open at once.
+    for (const peer of wanted) await granter.grant(peer, [resource])
+    return push({ type: 'hold-file', resource, name: job.url }, new Set(wanted))
+  }
+
+  async #pushImage(job: PreheatJob, { image }: ResolvedImage): Promise<string[]> {
+    const { catalog, push } = this.#components
+    const wanted = this.#wantedNodes(job)
     // Told first that they may: nodes answer with image.resolve at once.
-    for (const peer of wanted ?? [...scheduler.peers()].map(({ id }) => id)) await catalog.access.seenByPeer(image, peer)
-    const told = push(event, wanted)
+    for (const peer of wanted) await catalog.access.seenByPeer(image, peer)
+    return push({ type: 'hold', reference: job.url, platform: image.platform, manifestDigest: image.manifestDigest }, new Set(wanted))
+  }
+
+  #wantedNodes(job: PreheatJob): string[] {
+    return job.nodes ?? [...this.#components.scheduler.peers()].map(({ id }) => id)
+  }
+
+  /** Waits until the nodes that were told say that they hold it. */
+  async #held(job: PreheatJob, told: readonly string[], name: string, resources: readonly string[], signal: AbortSignal): Promise<void> {
+    const { scheduler } = this.#components
+    const holds = (node: string): boolean => resources.every(resource => scheduler.holdsWhole(node, resource))
     job.progress.nodes = told.length
     const deaf = job.nodes?.filter(node => !told.includes(node)) ?? []
     const deadline = Date.now() + this.#options.pushMs
     for (;;) {
-      const waiting = told.filter(node => scheduler.alive(node) && !resources.every(resource => scheduler.holdsWhole(node, resource)))
-      job.progress.nodesDone = told.filter(node => resources.every(resource => scheduler.holdsWhole(node, resource))).length
+      const waiting = told.filter(node => scheduler.alive(node) && !holds(node))
+      job.progress.nodesDone = told.filter(holds).length
       if (waiting.length === 0) break
-      if (Date.now() > deadline) throw new SkimmerError('TIMEOUT', `${reference.repository}: ${waiting.length} nodes did not hold it in time: ${waiting.slice(0, 5).join(', ')}`)
-      await new Promise<void>(resolve => {
-        const done = (): void => {
-          clearTimeout(timer)
-          signal.removeEventListener('abort', done)
-          resolve()
-        }
-        const timer = setTimeout(done, this.#options.pollMs)
-        signal.addEventListener('abort', done, { once: true })
-      })
+      if (Date.now() > deadline) throw new SkimmerError('TIMEOUT', `${name}: ${waiting.length} nodes did not hold it in time: ${waiting.slice(0, 5).join(', ')}`)
+      await pause(this.#options.pollMs, signal)
       signal.throwIfAborted()
     }
-    const lost = [...deaf, ...told.filter(node => !resources.every(resource => scheduler.holdsWhole(node, resource)))]
+    const lost = [...deaf, ...told.filter(node => !holds(node))]
     if (lost.length > 0) throw new SkimmerError('UNAVAILABLE', `${lost.length} nodes do not hold it: they do not listen to this supernode or went away: ${lost.slice(0, 5).join(', ')}`)
+  }
+
+  #forgetSecrets(id: string): void {
+    this.#credentials.delete(id)
+    this.#fileRequests.delete(id)
   }
 
   async #save(job: PreheatJob): Promise<void> {

@@ -158,6 +158,20 @@ export class StreamOrigin {
     return this.#records.entries()
   }
 
+  /**
+   * Forgets a stream by its first part's id and drops what is here of it; false when there is none. CONFLICT while it is being brought,
+   * held or read.
+   */
+  async remove(resource: string): Promise<boolean> {
+    const key = (await this.#keys.get(resource))?.key
+    const record = key === undefined ? undefined : await this.known(key)
+    if (key === undefined || record?.resource !== resource) return false
+    if (this.#works.has(key)) throw new SkimmerError('CONFLICT', `${record.name} is being brought just now; wait until it has come`)
+    for (const part of partsOf(record, PART_BYTES)) await this.#store.remove(part.resource)
+    await this.#forget(key, record)
+    return true
+  }
+
   /** Forgets what nobody opened for long and what is no longer here, and more when there are too many. */
   async prune(): Promise<void> {
     const oldest = Date.now() - this.#options.memoryMs

@@ -155,7 +155,7 @@ export class Supernode {
       const control = new ControlServer({ streams: streamControl.handlers, peerId, scheduler, catalog, origin, store, granter, traces: new TraceBook({ state }), composed, quarantine, measureRtt: peer => pingTime(libp2p, peer), logger, metrics }, { heartbeatMs: config.heartbeatMs, joinToken: config.joinToken })
       exchange.isBanned = remote => scheduler.banned(remote)
       exchange.onViolation = (remote, error) => scheduler.ban(remote, `it broke the exchange protocol: ${error.message}`)
-      const preheat = await Preheat.open({ catalog, origin, composed, scheduler, store, state, push: (event, peers) => control.push(event, peers), logger, metrics }, { maxJobs: config.limits.preheatJobs })
+      const preheat = await Preheat.open({ catalog, origin, files, granter, composed, scheduler, store, state, push: (event, peers) => control.push(event, peers), logger, metrics }, { maxJobs: config.limits.preheatJobs })
       stops.push(() => preheat.close())
 
       await exchange.start()
@@ -166,7 +166,7 @@ export class Supernode {
       const parts: SupernodeParts = { libp2p, store, catalog, origin, streams, files, blobs, scheduler, control, preheat, quarantine, exchange }
       const app = httpApi({
         identity: () => ({ peerId, addrs: libp2p.getMultiaddrs().map(address => address.toString()), grantKey: signer.publicKey, version: SUPERNODE_VERSION, startedAt }),
-        ready: () => supernode.#stopping === undefined, catalog, origin, store, scheduler, control, preheat, quarantine, metrics, logger,
+        ready: () => supernode.#stopping === undefined, catalog, origin, streams, store, scheduler, control, preheat, quarantine, metrics, logger,
       }, { token: config.http.token })
       const server = createServer({ requestTimeout: HTTP_REQUEST_MS, headersTimeout: HTTP_REQUEST_MS }, app)
       await new Promise<void>((resolve, reject) => {

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { SkimmerError } from '../../oci/errors.ts'
 import type { SupernodeConfigInput } from '../../supernode/supernode-config.ts'
 import { hostsConfig, REGISTRY_SETTINGS } from './registries.ts'
-import { choice, count, duration, endpoint, list, optional, path, size, type Values } from '../../command-line/settings.ts'
+import { choice, count, duration, endpoint, list, optional, path, size, toggle, type Values } from '../../command-line/settings.ts'
 
 export const SUPERNODE_SETTINGS = {
   root: path('/var/lib/skimmer-supernode', 'everything that survives: cached layers, indexes, images, identity'),
@@ -15,6 +15,10 @@ export const SUPERNODE_SETTINGS = {
   'cache.size': size('100GiB', 'disk space for layers'),
   'cache.ttl': duration('0', 'what nobody asked for in this time is dropped; 0: only the size counts'),
   'tag.ttl': duration('10s', 'how long a tag is believed before the registry is asked again'),
+  'files.expire': duration('3m', "how long a source's answer about a file is believed: then it is asked whether the file is still the same, or read again where it cannot tell"),
+  'files.loopback': toggle('false', 'also fetch files from this host and from link-local addresses for nodes; else no node can reach what listens there through the supernode'),
+  'files.max-size': size('1TiB', 'longest file or blob that is taken'),
+  'files.parallel': count('32', 'files and blobs downloaded at the same time; others wait, the most urgent first', { least: 1 }),
   'upload.rate': size('0', 'bytes per second given to nodes; 0: no limit'),
   'upload.slots': count('64', 'nodes served at the same time'),
   'log.level': choice(['trace', 'debug', 'info', 'warn', 'error', 'silent'], 'info', 'least important lines to log'),
@@ -30,6 +34,7 @@ export function supernodeConfig(values: Values<typeof SUPERNODE_SETTINGS>): Supe
     cacheBytes: values['cache.size'],
     cacheTtlMs: values['cache.ttl'],
     tagTtlMs: values['tag.ttl'],
+    files: { expireMs: values['files.expire'], loopback: values['files.loopback'], maxBytes: values['files.max-size'], parallel: values['files.parallel'] },
     joinToken: secretIn(values['join-token-file'], 'join-token-file'),
     registry: { hosts: hostsConfig(values), credentialsFile: values['registry.config'] },
     limits: { uploadSlots: values['upload.slots'], uploadBytesPerSecond: values['upload.rate'] || undefined },

@@ -37,7 +37,7 @@ describe('the HTTP API', () => {
     expect((await call(`${supernode.httpUrl}/healthz`)).status).toBe(200)
     expect((await call(`${supernode.httpUrl}/readyz`)).body).toBe('ready\n')
     const metrics = await call(`${supernode.httpUrl}/metrics`)
-    for (const name of ['skimmer_supernode_peers', 'skimmer_supernode_origin_bytes', 'skimmer_supernode_preheat_jobs', 'skimmer_supernode_layers_in_work']) expect(metrics.body).toContain(name)
+    for (const name of ['skimmer_supernode_peers', 'skimmer_supernode_origin_bytes', 'skimmer_supernode_preheat_jobs', 'skimmer_supernode_layers_in_work', 'skimmer_supernode_stream_source_bytes', 'skimmer_supernode_streams_in_work', 'skimmer_supernode_stream_followers']) expect(metrics.body).toContain(name)
   })
 
   test('has an OpenAPI document that names every route with its schemas', async () => {
@@ -63,7 +63,9 @@ describe('the HTTP API', () => {
     expect(await refused({ body: { url: 'a', surprise: 1 } })).toEqual([400, 'INVALID_ARGUMENT'])
     expect(await refused({ body: { url: 'UPPER CASE' } })).toEqual([400, 'INVALID_ARGUMENT'])
     expect(await refused({ body: { url: 'debian', scope: 'nodes' } })).toEqual([400, 'INVALID_ARGUMENT'])
-    expect(await refused({ body: { url: 'https://example.org/x', type: 'file' } })).toEqual([422, 'UNSUPPORTED'])
+    expect(await refused({ body: { url: 'no url', type: 'file' } })).toEqual([400, 'INVALID_ARGUMENT'])
+    expect(await refused({ body: { url: 'debian', tag: 'only for files' } })).toEqual([400, 'INVALID_ARGUMENT'])
+    expect(await refused({ body: { url: 'https://example.org/x', type: 'file', headers: { range: 'bytes=0-1' } } })).toEqual([400, 'INVALID_ARGUMENT'])
     expect(await refused({ body: { url: 'x'.repeat(400_000) } })).toEqual([429, 'LIMIT_EXCEEDED'])
     expect(await refused({ body: 'url=x', headers: { 'content-type': 'text/plain' } })).toEqual([400, 'INVALID_ARGUMENT'])
     expect((await call(`${preheats}/unknown`)).body.code).toBe('NOT_FOUND')

@@ -6,13 +6,17 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { multiaddr } from '@multiformats/multiaddr'
 import { pino } from 'pino'
+import { Registry } from 'prom-client'
 import { pack } from 'tar-stream'
 import { anonymous } from '../../oci/credentials.ts'
 import type { CredentialSource } from '../../oci/credentials.ts'
 import { parseReference } from '../../oci/reference.ts'
 import { RegistryClient } from '../../oci/registry-client.ts'
+import { BlockStore } from '../../peer/block-store.ts'
 import { ControlClient } from '../../peer/control-client.ts'
+import { Downloads } from '../../peer/downloads.ts'
 import { createHost } from '../../peer/host.ts'
+import { Peer } from '../../peer/peer.ts'
 import { Supernode } from '../../supernode/supernode.ts'
 import type { SupernodeConfigInput } from '../../supernode/supernode-config.ts'
 import { pushImage } from '../oci/image-fixture.ts'
@@ -118,4 +122,19 @@ export async function until<Value>(condition: () => Value | Promise<Value>): Pro
     if (value) return value as Exclude<NonNullable<Value>, false>
     await new Promise(resolve => { setTimeout(resolve, 20) })
   }
+}
+
+/** A whole node's peer: store, exchange, downloads. */
+export async function startPeer(cleanup: Cleanup, supernode: Supernode, options: { directory?: string; capBytes?: number } = {}) {
+  const directory = options.directory ?? (await temporaryDirectory(cleanup))
+  const store = await BlockStore.open({ directory: join(directory, 'store'), capBytes: options.capBytes ?? 2 ** 30, logger: silent })
+  const peer = await Peer.start({ store, logger: silent, metrics: new Registry() }, { listen: ['/ip4/127.0.0.1/tcp/0'], supernodes: [supernode.addrs[0]] })
+  const downloads = new Downloads({ peer, logger: silent, metrics: new Registry() })
+  cleanup.add(async () => {
+    await downloads.stop()
+    await peer.stop()
+    await store.close()
+  })
+  await until(() => supernode.parts.control.listeners.includes(peer.id))
+  return { store, peer, downloads }
 }
