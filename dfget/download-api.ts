@@ -6,6 +6,7 @@ import { SkimmerError } from '../oci/errors.ts'
 import { describeIssue } from '../peer/control.ts'
 import type { Download } from '../peer/download.ts'
 import type { Downloads } from '../peer/downloads.ts'
+import { giveBack } from '../peer/lent-buffers.ts'
 import { streamedDigest } from '../source/content-digest.ts'
 import type { Sources } from '../source/sources.ts'
 import { parseSourceUrl } from '../source/source-url.ts'
@@ -141,15 +142,16 @@ export class DownloadApi {
         // The next is read while this one goes out.
         const next = chunks.next()
         next.catch(() => {})
-        if (!response.write(value)) await once(response, 'drain', { signal })
+        const full = !response.write(value, (error) => { if (!error) giveBack(value) })
         transfer.sent += value.length
+        if (full) await once(response, 'drain', { signal })
         chunk = await next
       }
       const finished = once(response, 'finish', { signal })
       response.end()
       await finished
     } finally {
-      await chunks.return?.()
+      await chunks.return?.(undefined)
     }
   }
 

@@ -1,6 +1,7 @@
 // A pack on disk: blocks one after another in a sparse file, and beside it one byte a block that says which were written.
 import * as fs from 'node:fs'
 import { SkimmerError } from '../oci/errors.ts'
+import { borrowBuffer } from './lent-buffers.ts'
 
 /** What the operating system says when there is no room, or no more for us. */
 const NO_ROOM = new Set(['ENOSPC', 'EDQUOT', 'EFBIG'])
@@ -150,9 +151,9 @@ export class PackFile {
   }
 }
 
-/** Reads exactly `length` bytes from an fd, or answers undefined when there are fewer or the disk fails. */
+/** Reads exactly `length` bytes from an fd, or answers undefined when there are fewer or the disk fails. Who is done with them early may give them back. */
 export function readExactly(fd: number, position: number, length: number): Promise<Buffer | undefined> {
-  const into = Buffer.allocUnsafeSlow(length)
+  const into = borrowBuffer(length)
   return new Promise((resolve) => {
     const step = (done: number): void => {
       if (done === length) return resolve(into)
