@@ -51,7 +51,7 @@ case "${1-}" in
     packages='containerd runc docker-registry skopeo umoci debootstrap iproute2 stargz-snapshotter curl ca-certificates fuse libfuse2 mount util-linux e2fsprogs perl-base tar gzip' ;;
 esac
 [ "${1-}" = --bench ] && packages="$packages nginx-light time"
-[ "${1-}" = --test ] && packages="$packages python3-minimal attr xattr erofs-utils busybox-static openssl zstd bsdextrautils procps nginx-light acl podman docker.io"
+[ "${1-}" = --test ] && packages="$packages python3-minimal attr xattr erofs-utils busybox-static openssl zstd bsdextrautils procps nginx-light acl wget podman docker.io"
 missing=
 for package in $packages; do
   case "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)" in
