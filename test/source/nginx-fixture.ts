@@ -33,8 +33,11 @@ export interface RunningNginx {
   readonly pid: number
   /** What is served: write files here. */
   readonly root: string
-  /** Requests that were answered so far, in the order of their ends. */
-  requests(): Promise<NginxRequest[]>
+  /**
+   * Requests that were answered so far, in the order of their ends. nginx logs a request a moment after its last byte: with
+   * `where`, waits (at most 5 s) until `count` (default 1) such requests are logged, and gives only those.
+   */
+  requests(where?: (request: NginxRequest) => boolean, count?: number): Promise<NginxRequest[]>
   /** Ends the process and removes its directory, `root` too unless it was given. Safe to call twice. */
   stop(): Promise<void>
   /** Ends the process only, at once; connections break. */
@@ -102,8 +105,16 @@ async function startOnce(options: NginxOptions): Promise<RunningNginx> {
   }
   let stopped: Promise<void> | undefined
   const stop = (): Promise<void> => (stopped ??= kill().then(() => rm(directory, { recursive: true, force: true })))
-  const requests = async (): Promise<NginxRequest[]> =>
-    (await readFile(join(directory, 'access.log'), 'utf8').catch(() => '')).split('\n').filter(Boolean).map((line) => JSON.parse(line) as NginxRequest)
+  const logged = async (): Promise<NginxRequest[]> =>
+    (await readFile(join(directory, 'access.log'), 'utf8').catch(() => '')).split('\n').slice(0, -1).map((line) => JSON.parse(line) as NginxRequest)
+  const requests: RunningNginx['requests'] = async (where, count = 1) => {
+    if (where === undefined) return await logged()
+    for (let tries = 0; ; tries++) {
+      const found = (await logged()).filter(where)
+      if (found.length >= count || tries === 200) return found
+      await sleep(25)
+    }
+  }
   for (let tries = 0; tries < 400; tries++) {
     // Written by the worker that listens.
     if (/start worker process [0-9]/.test(await readFile(join(directory, 'error.log'), 'utf8').catch(() => ''))) {
