@@ -7,7 +7,7 @@ import { alive, OWNER, ownerOf } from './file-owner.ts'
 import { besideName, fileError, intoPlace, type OutputFileOptions } from './output-file.ts'
 
 /** What is on the disk is written down this often. */
-const CHECKPOINT_MS = 2_000
+const CHECKPOINT_MS = 1_000
 /** The lock of a process on another host counts so long after it last did that. */
 const LOCK_MS = 60_000
 const MAX_STATE_BYTES = 16 * 1024 * 1024
@@ -52,9 +52,9 @@ export class PartFile {
     }
   }
 
-  /** Whether an interrupted download can go on from here later. */
+  /** Whether there is something that a later download can go on with. */
   get resumable(): boolean {
-    return this.#lock !== undefined && this.#now !== undefined
+    return this.#lock !== undefined && this.#now !== undefined && this.#now.done.some((bits) => bits !== 0)
   }
 
   /** From now on what `state` says is written down, again and again: never more than what is on the disk. */

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { Command, Option } from 'commander'
 import { chooseSettings, environmentLayer, fileLayer, refuse, type SettingsLayer } from '../command-line/settings.ts'
 import { VERSION } from '../command-line/version.ts'
+import { parseContentDigest } from '../source/content-digest.ts'
 import { checkTogether, OPTIONS, PASSED_OVER, settingsOf, type DfgetOption, type DfgetValues, type Spelling } from './options.ts'
 import { EPILOGUE } from './help.ts'
 import { mergeHeaders, readHeaderLines } from './header-lines.ts'
@@ -92,6 +93,7 @@ export function readWords(words: readonly string[], environment: NodeJS.ProcessE
   const layers = [flagLayer, ...[environmentWords, ...files].map(onlyLasting)]
   const values = chooseSettings(settingsOf(() => true), layers) as DfgetValues
   checkTogether(values)
+  if (values.digest !== undefined) parseContentDigest(values.digest)
   const [word] = command.args
   if (word !== undefined && values.url !== undefined && word !== values.url) refuse('two URLs: one is enough')
   const url = word ?? values.url ?? refuse('what shall be downloaded? Write its URL; dfget --help tells the rest')

@@ -19,6 +19,8 @@ import type { Arrived, FileJob } from './way.ts'
 const ONE_CONNECTION_BELOW = 8 * 1024 * 1024
 /** A source that changes while it is read is begun again so often. */
 const RESTARTS = 3
+/** What an interrupted download has of a part is lost; several are asked for at once. */
+const PART_BYTES = 1024 * 1024
 const READ_BYTES = 1024 * 1024
 
 /** Waits until so many bytes may be taken; undefined: no limit. */
@@ -126,6 +128,7 @@ class PartsDownload {
     const { resume } = this.#file
     const { head, length } = await parallelRanges(this.#source, (position, chunk) => this.#write(position, chunk), {
       connections: this.#connections,
+      partBytes: PART_BYTES,
       ...(values.range !== undefined && { range: { from: values.range.start, to: values.range.end + 1 } }),
       ...(resume !== undefined && { resume }),
       signal,
