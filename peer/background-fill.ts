@@ -12,6 +12,8 @@ const PARTS = 4
 const MIN_REQUEST = 256 * 1024
 /** A peer this many times slower than the supernode does not keep its blocks from being asked there. */
 const SLOW = 4
+/** Blocks that are large for their link do not keep others waiting longer than this, milliseconds. */
+const MAX_DELIVERY_MS = 5_000
 /** The most blocks taken out of turn at once. */
 const MAX_STEAL = 64
 
@@ -73,7 +75,9 @@ export class BackgroundFill {
     }
     const now = performance.now()
     this.#idleSince ??= now
-    if (now - this.#idleSince < this.#context.limits.stealAfter) return
+    // What another brings needs its time on a slow link.
+    const delivery = supernodeRate === undefined ? 0 : (this.#twoBlocks / supernodeRate) * 1000
+    if (now - this.#idleSince < this.#context.limits.stealAfter + Math.min(MAX_DELIVERY_MS, delivery)) return
     const blocks = this.#queue.choose(this.#steal * 100 * 1024, size, unheld, () => 0)
     if (blocks.length === 0) return
     this.#steal = Math.min(MAX_STEAL, this.#steal * 2)

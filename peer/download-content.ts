@@ -42,12 +42,18 @@ export class DownloadContent {
   passed = 0
   /** Grows with each reset: what was known before means nothing. */
   generation = 0
+  /** When a block came last, performance.now(). */
+  arrivedAt = -Infinity
   /** Peer id of the supernode that tells about it. */
   supernode: string | undefined
   readonly #peer: Peer
   readonly #options: ContentOptions
   readonly #waiting = new Set<() => void>()
   readonly #onChange = (): void => this.changed()
+  readonly #onBlock = (): void => {
+    this.arrivedAt = performance.now()
+    this.changed()
+  }
 
   constructor(peer: Peer, options: ContentOptions) {
     this.#peer = peer
@@ -143,7 +149,7 @@ export class DownloadContent {
   adopt(resource: Resource, at: { offset: number; length?: number; last?: boolean }): DownloadPart {
     if (resource.quarantined) throw new SkimmerError('DIGEST_MISMATCH', `${this.name}: ${resource.id} is quarantined; an operator can end that at the supernode and here`)
     const { pin, lastingPin, onPart } = this.#options
-    const part = new DownloadPart(this.#peer, { resource, offset: at.offset, length: at.length ?? rawLength(resource.table) }, { pin, lastingPin, onChange: this.#onChange })
+    const part = new DownloadPart(this.#peer, { resource, offset: at.offset, length: at.length ?? rawLength(resource.table) }, { pin, lastingPin, onBlock: this.#onBlock, onChange: this.#onChange })
     this.parts.push(part)
     onPart(resource.id, 1)
     this.#end(at.last)

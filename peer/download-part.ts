@@ -19,6 +19,7 @@ export class DownloadPart {
   readonly #peer: Peer
   readonly #pin: string
   readonly #before: SourceBytes
+  readonly #onBlock: () => void
   readonly #onChange: () => void
   #release: (() => void) | undefined
   /** Below this all blocks are here, or someone brings them. */
@@ -32,7 +33,7 @@ export class DownloadPart {
     this.#onChange()
   }
 
-  constructor(peer: Peer, at: { resource: Resource; offset: number; length: number }, use: OpenOptions & { pin: string; lastingPin?: string; onChange: () => void }) {
+  constructor(peer: Peer, at: { resource: Resource; offset: number; length: number }, use: OpenOptions & { pin: string; lastingPin?: string; onBlock: () => void; onChange: () => void }) {
     const { resource } = at
     this.#peer = peer
     this.resource = resource
@@ -42,10 +43,11 @@ export class DownloadPart {
     this.found = resource.storedBytes
     this.#pin = use.pin
     this.#before = { ...peer.fetcher.stats(resource.id).bytes }
+    this.#onBlock = use.onBlock
     this.#onChange = use.onChange
     resource.pin(use.pin)
     if (use.lastingPin !== undefined) resource.pin(use.lastingPin, { lasting: true })
-    resource.on('block', use.onChange).on('learnt', this.#onLearnt).on('quarantined', use.onChange).on('lost', this.#onLost)
+    resource.on('block', use.onBlock).on('learnt', this.#onLearnt).on('quarantined', use.onChange).on('lost', this.#onLost)
   }
 
   /** It will be fetched from others: they are looked up and connected to. */
@@ -109,7 +111,7 @@ export class DownloadPart {
 
   close(): void {
     this.#release?.()
-    this.resource.off('block', this.#onChange).off('learnt', this.#onLearnt).off('quarantined', this.#onChange).off('lost', this.#onLost)
+    this.resource.off('block', this.#onBlock).off('learnt', this.#onLearnt).off('quarantined', this.#onChange).off('lost', this.#onLost)
     this.resource.unpin(this.#pin)
   }
 }

@@ -29,13 +29,14 @@ export interface ReaderComponents {
 }
 
 export interface ReaderOptions {
-  /** A block that a reader waits for so long is fetched on demand, milliseconds. */
+  /** A block that a reader waits for is fetched on demand when nothing came for so long, milliseconds; ten times as long while other blocks come. */
   demandAfterMs: number
   /** With a full store so much is asked for at once, bytes, one block at least. */
   fullWindowBytes: number
 }
 
 const LOOK_MS = 1_000
+const PATIENCE = 10
 /** Nobody could bring it: it is asked for again after this, milliseconds. */
 const AGAIN_MS = 5_000
 /** A source that breaks off while a reader reads it past the store is asked again so often without a new byte. */
@@ -159,7 +160,9 @@ export class DownloadReader {
         this.#components.onVain(error)
       }
       // The first block at once: then the stream starts soon, whatever else is under way.
-      const due = content.full || !this.#handedOut ? 0 : since + this.#options.demandAfterMs
+      // Later ones may be another node's to bring: as long as blocks come at all, this one soon will.
+      const { demandAfterMs } = this.#options
+      const due = content.full || !this.#handedOut ? 0 : Math.max(since + demandAfterMs, Math.min(content.arrivedAt + demandAfterMs, since + PATIENCE * demandAfterMs))
       const left = Math.max(due, this.#demandAt) - performance.now()
       if (left <= 0 && !this.#demanding && part.resource.knows(block)) void this.#demand(part, block)
       await content.change(left > 0 ? Math.min(LOOK_MS, left) : LOOK_MS, this.#signal)
