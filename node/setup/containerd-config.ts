@@ -23,7 +23,7 @@ export interface ContainerdConfig {
 export function readContainerdConfig(path: string, files: ClientFiles, certsDirectory = CERTS_DIRECTORY): ContainerdConfig {
   const text = withoutBlocks(files.text(path))
   const main = text === undefined ? {} : parseToml(text, path)
-  const version = text === undefined ? 2 : Number(main.version ?? 1)
+  const version = isEmpty(main) ? 2 : Number(main.version ?? 1)
   const plugin = PLUGINS[version]
   if (plugin === undefined) throw new SkimmerError('UNSUPPORTED', `${path}: version ${String(main.version)} of containerd's configuration is not known; set config_path = ${tomlString(certsDirectory)} for its registries by hand and use --certs-dir`)
   const documents = [main, ...imported(main, path, files)]
@@ -54,8 +54,9 @@ export function configPath(path: string, plugin: string, certsDirectory: string)
   return {
     path,
     apply(text) {
-      if (text === undefined) return insertBlock('', 0, ['version = 2', '', header, `  ${entry}`])
-      const before = parseToml(text, path)
+      const before = text === undefined ? {} : parseToml(text, path)
+      // Without a version containerd 1.x reads another format.
+      if (text === undefined || isEmpty(before)) return insertBlock(text ?? '', text?.length ?? 0, ['version = 2', '', header, `  ${entry}`])
       const plugins = asTable(before.plugins) ?? {}
       const cri = asTable(plugins[plugin]) ?? {}
       const wanted: TomlTable = { ...before, plugins: { ...plugins, [plugin]: { ...cri, registry: { ...asTable(cri.registry), config_path: certsDirectory } } } }
@@ -87,6 +88,8 @@ function editions(text: string, plugin: string, header: string, entry: string): 
   found.push(insertBlock(text, text.length, [header, `  ${entry}`]))
   return found
 }
+
+const isEmpty = (document: TomlTable): boolean => Object.keys(document).length === 0
 
 const withoutBlocks = (text: string | undefined): string | undefined => (text === undefined ? undefined : removeBlocks(text))
 
