@@ -96,7 +96,7 @@ export class FileOrigin {
     const { request, task, asker } = asking
     const answer = this.#answers.get(`${task} ${asker}`)
     if (answer === undefined) return undefined
-    const good = Date.now() - answer.at <= Math.min(MAX_EXPIRE_MS, request.expireMs ?? this.#options.expireMs)
+    const good = Date.now() - answer.at < Math.min(MAX_EXPIRE_MS, request.expireMs ?? this.#options.expireMs)
     for (const key of [task, `${task} ${asker}`]) {
       const record = await this.#streams.known(key)
       // From here on without waiting: nobody else may begin it meanwhile.
@@ -106,7 +106,7 @@ export class FileOrigin {
       if (work !== undefined || !good || record?.head.version !== answer.version) continue
       const stored = this.#streams.stored(key, record)
       if (stored !== undefined || !record.validated) return stored
-      return this.#begin(asking, key, record, this.#source(request))
+      return this.#begin(asking, key, record, this.#source(request), {})
     }
     return undefined
   }
@@ -133,9 +133,12 @@ export class FileOrigin {
   async #answered(asking: Asking, known: StreamRecord | undefined): Promise<StreamWork> {
     const { request, task, asker } = asking
     const source = this.#source(request)
+    let slot: (() => void) | undefined
     let answer: SourceAnswer | undefined
     let begun = false
     try {
+      // A body that waits for its turn would hold a connection that others could use. Most questions about a known version have an answer without.
+      if (known?.validated !== true) slot = await this.#streams.slot(request.priority ?? DEFAULT_PRIORITY)
       answer = await this.#inTime(signal => source.open({ ...rangeOf(request), ...(known?.validated === true && { ifNot: known.head.version }), signal }))
       const { head } = answer
       const key = head.validated ? task : `${task} ${asker}`
@@ -148,9 +151,13 @@ export class FileOrigin {
       const stored = this.#streams.stored(key, record)
       if (stored !== undefined) return stored
       begun = true
-      return this.#begin(asking, key, record, source, answer.body === undefined ? undefined : answer)
+      if (answer.body === undefined) return this.#begin(asking, key, record, source, { slot })
+      if (slot !== undefined || !this.#streams.busy || !head.validated) return this.#begin(asking, key, record, source, { slot, answer })
+      answer.body.return?.().catch(() => { /* nobody reads it */ })
+      return this.#begin(asking, key, record, source, {})
     } finally {
       if (!begun) {
+        slot?.()
         await answer?.body?.return?.()
         await source.close()
       }
@@ -178,12 +185,12 @@ export class FileOrigin {
     }
   }
 
-  /** Downloads what is missing of a version, as the asker; `answer` is all of it, just being answered. */
-  #begin({ request }: Asking, key: string, record: StreamRecord, source: Source, answer?: SourceAnswer): StreamWork {
+  /** Downloads what is missing of a version, as the asker; `answer` is all of it, just being answered; `slot` is taken already. */
+  #begin({ request }: Asking, key: string, record: StreamRecord, source: Source, { answer, slot }: { answer?: SourceAnswer; slot?: () => void }): StreamWork {
     const { start, length } = request.range === undefined ? { start: 0, length: undefined } : { start: request.range.start, length: request.range.end - request.range.start + 1 }
     let unread = answer
     return this.#streams.begin(key, record, {
-      priority: request.priority ?? DEFAULT_PRIORITY,
+      priority: request.priority ?? DEFAULT_PRIORITY, slot,
       read: signal => from => {
         const whole = from.offset === 0 && from.length === undefined
         const rest = from.length ?? (record.head.length ?? length ?? Infinity) - from.offset

@@ -23,15 +23,22 @@ export class PrioritySlots {
     return this.#waiting.length
   }
 
-  /** Runs `work` when its turn comes. `wait.priority` is looked at when a slot gets free, so it may be raised meanwhile. ABORTED by `signal` before it began. */
-  async run<Result>(wait: SlotWait, signal: AbortSignal, work: () => Promise<Result>): Promise<Result> {
+  get free(): number {
+    return this.#free
+  }
+
+  /**
+   * Resolves when its turn has come, with what gives the slot back (once; more do nothing). `wait.priority` is looked at when a slot gets free,
+   * so it may be raised meanwhile. ABORTED by `signal` while it waits.
+   */
+  async take(wait: SlotWait, signal: AbortSignal): Promise<() => void> {
     signal.throwIfAborted()
     if (this.#free > 0) this.#free--
     else await this.#turn(wait, signal)
-    try {
-      return await work()
-    } finally {
-      this.#next()
+    let held = true
+    return () => {
+      if (held) this.#next()
+      held = false
     }
   }
 

@@ -1,6 +1,5 @@
 // The origin of files and blobs: each version is brought once however many ask, kept as resources, remembered, and gone on with where it broke off.
 import type { Logger } from 'pino'
-import { Counter, Gauge, Histogram } from 'prom-client'
 import type { Registry as Metrics } from 'prom-client'
 import { z } from 'zod'
 import { SkimmerError, hasCode } from '../oci/errors.ts'
@@ -13,6 +12,7 @@ import { fillStream } from './stream-fill.ts'
 import type { StreamCheck, StreamReader } from './stream-fill.ts'
 import { partsOf, streamRecordSchema } from './stream-record.ts'
 import type { StreamRecord } from './stream-record.ts'
+import { StreamMetrics } from './stream-metrics.ts'
 import { StreamWork } from './stream-work.ts'
 
 export interface StreamOriginOptions {
@@ -30,6 +30,8 @@ export interface StreamMaking {
   readonly read: (signal: AbortSignal) => StreamReader
   readonly check?: (all: boolean) => StreamCheck | undefined
   readonly priority: number
+  /** A slot that was taken already: given back at the end. */
+  readonly slot?: () => void
   /** Called once, at the end, whatever the end. */
   readonly done?: () => void
 }
@@ -54,9 +56,7 @@ export class StreamOrigin {
   readonly #slots: PrioritySlots
   readonly #options: Required<StreamOriginOptions>
   readonly #stop = new AbortController()
-  readonly #bytes: Counter<'kind'> | undefined
-  readonly #results: Counter<'kind' | 'result'> | undefined
-  readonly #seconds: Histogram | undefined
+  readonly #metrics: StreamMetrics | undefined
   #added = 0
 
   constructor(components: { store: BlockStore; state: SharedState; logger: Logger; metrics?: Metrics }, options: StreamOriginOptions = {}) {
@@ -67,22 +67,22 @@ export class StreamOrigin {
     this.#options = { parallel: DEFAULT_PARALLEL_FILES, maxBytes: DEFAULT_MAX_FILE_BYTES, memoryMs: DEFAULT_FILE_MEMORY_MS, maxRecords: DEFAULT_MAX_FILE_RECORDS, ...options }
     this.maxBytes = this.#options.maxBytes
     this.#slots = new PrioritySlots(this.#options.parallel)
-    if (components.metrics !== undefined) {
-      const registers = [components.metrics]
-      const works = this.#works
-      const slots = this.#slots
-      this.#bytes = new Counter({ name: 'skimmer_supernode_stream_source_bytes', help: 'Bytes of files and blobs read from their sources', labelNames: ['kind'], registers })
-      this.#results = new Counter({ name: 'skimmer_supernode_streams_total', help: 'Files and blobs brought from their sources, by result', labelNames: ['kind', 'result'], registers })
-      this.#seconds = new Histogram({ name: 'skimmer_supernode_stream_seconds', help: 'Time to bring a file or blob', buckets: [0.01, 0.1, 1, 10, 100, 1000, 10_000], registers })
-      void new Gauge({ name: 'skimmer_supernode_streams_in_work', help: 'Files and blobs being brought now', registers, collect() { this.set(works.size - slots.waiting) } })
-      void new Gauge({ name: 'skimmer_supernode_streams_waiting', help: 'Files and blobs that wait for a slot', registers, collect() { this.set(slots.waiting) } })
-      void new Gauge({ name: 'skimmer_supernode_stream_followers', help: 'Calls of nodes that follow a file or blob that is being brought', registers, collect() { this.set([...works.values()].reduce((sum, work) => sum + work.followers, 0)) } })
-    }
+    this.#metrics = components.metrics === undefined ? undefined : new StreamMetrics(components.metrics, { works: this.#works, slots: this.#slots })
   }
 
   /** Aborted when the supernode stops. */
   get signal(): AbortSignal {
     return this.#stop.signal
+  }
+
+  /** Whether a stream that is begun now would wait for others. */
+  get busy(): boolean {
+    return this.#slots.free === 0
+  }
+
+  /** A slot for a stream that is going to be begun, when its turn comes; call the answer if it is not. */
+  async slot(priority: number): Promise<() => void> {
+    return await this.#slots.take({ priority }, this.#stop.signal)
   }
 
   /** What is being brought under this key right now. */
@@ -136,7 +136,7 @@ export class StreamOrigin {
 
   /** Bytes came from a source. */
   received(kind: StreamRecord['kind'], bytes: number): void {
-    this.#bytes?.inc({ kind }, bytes)
+    this.#metrics?.received(kind, bytes)
   }
 
   /** For a node that was told to hold it: the stream whose first part this is, if it is here or on its way. */
@@ -198,39 +198,40 @@ export class StreamOrigin {
     const { signal } = this.#stop
     const controller = new AbortController()
     const stop = AbortSignal.any([signal, controller.signal])
+    let release = making.slot
     try {
       this.#mayTake(work.record)
       await this.#keep(work)
-      await this.#slots.run(work, signal, async () => {
-        const begun = performance.now()
-        await fillStream(work, {
-          store: this.#store, read: making.read(stop), check: making.check, partBytes: PART_BYTES, maxBytes: this.maxBytes,
-          received: bytes => {
-            work.fetched += bytes
-            this.#bytes?.inc({ kind }, bytes)
-            work.touch()
-          },
-          grown: record => this.#save(work, record),
-        })
-        await this.#save(work, { ...work.record, complete: true, lastUse: Date.now() })
-        const ms = Math.round(performance.now() - begun)
-        this.#seconds?.observe(ms / 1000)
-        this.#logger.info({ kind, name, resource: work.record.resource, bytes: work.fetched, ms }, 'brought from its source')
+      release ??= await this.#slots.take(work, signal)
+      const begun = performance.now()
+      await fillStream(work, {
+        store: this.#store, read: making.read(stop), check: making.check, partBytes: PART_BYTES, maxBytes: this.maxBytes,
+        received: bytes => {
+          work.fetched += bytes
+          this.#metrics?.received(kind, bytes)
+          work.touch()
+        },
+        grown: record => this.#save(work, record),
       })
-      this.#results?.inc({ kind, result: 'success' })
+      await this.#save(work, { ...work.record, complete: true, lastUse: Date.now() })
+      const ms = Math.round(performance.now() - begun)
+      this.#logger.info({ kind, name, resource: work.record.resource, bytes: work.fetched, ms }, 'brought from its source')
+      this.#metrics?.ended(kind, 'success', ms / 1000)
       this.#leave(work)
       work.end()
     } catch (cause) {
       const error = cause instanceof SkimmerError ? cause : new SkimmerError('INTERNAL', `${name} could not be brought: the supernode failed; its log says why`, { cause })
       controller.abort(error)
       if (!signal.aborted) {
-        this.#results?.inc({ kind, result: error.code })
+        this.#metrics?.ended(kind, error.code)
         this.#logger.warn({ kind, name, resource: work.record.resource, code: error.code, err: error }, 'a file or blob could not be brought')
       }
       this.#leave(work)
       work.end(error)
       const spoilt = hasCode(error, ...SPOILT) || !work.record.validated
       if (!signal.aborted && spoilt) await this.#discard(work).catch((failure: unknown) => { this.#logger.warn({ name, err: failure }, 'what is left of a broken download could not be dropped') })
+    } finally {
+      release?.()
     }
   }
 
@@ -243,6 +244,8 @@ export class StreamOrigin {
   }
 
   async #keep(work: StreamWork): Promise<void> {
+    const before = await this.#records.get(work.key)
+    if (before !== undefined && before.resource !== work.record.resource) await this.#keys.delete(before.resource)
     await this.#keys.put(work.record.resource, { key: work.key })
     await this.#save(work, work.record)
     if (++this.#added >= this.#options.maxRecords / 4) {

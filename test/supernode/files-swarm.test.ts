@@ -26,7 +26,11 @@ async function served(name: string, bytes: Uint8Array, options: NginxOptions = {
   return { server, url: `${server.url}/${name}` }
 }
 
-const sent = async (server: RunningNginx): Promise<number> => (await server.requests()).reduce((sum, { bytes }) => sum + bytes, 0)
+/** nginx writes its log a moment after its answer. */
+const sent = async (server: RunningNginx): Promise<number> => (await until(async () => {
+  const requests = await server.requests()
+  return requests.length > 0 && requests
+})).reduce((sum, { bytes }) => sum + bytes, 0)
 
 async function content(download: Download): Promise<string> {
   const chunks: Buffer[] = []
@@ -74,6 +78,7 @@ withNginx('a file in the swarm (needs nginx)', () => {
     const downloads = await Promise.all([one, two].map(node => node.downloads.open(request)))
     const digests = await Promise.all(downloads.map(content))
     expect(digests[0]).toBe(digests[1])
+    expect(await sent(server)).toBeGreaterThan(0)
     expect(await server.requests()).toHaveLength(1)
     for (const download of downloads) download.release()
   })
