@@ -18,7 +18,7 @@ export interface ListedEntry {
 
 /** Comments, scripts and styles are passed over; the other two alternatives are the tags that matter, with their attributes. */
 const TAGS = /<!--[\s\S]*?(?:-->|$)|<(script|style)\b[\s\S]*?(?:<\/\1|$)|<(a|base)\s([^<>]{0,8192})>/gi
-const HREF = /(?:^|[\s"'])href\s{0,16}=\s{0,16}(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))/i
+const ATTRIBUTES = /([^\s"'=<>/]+)(?:\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'<>]+)))?/g
 const ENTITIES: Readonly<Record<string, string>> = { amp: '&', lt: '<', gt: '>', quot: '"', apos: "'", nbsp: '\u00a0' }
 
 const jsonIndexSchema = z.array(z.object({ name: z.string().min(1).max(4096), type: z.string().max(32), size: z.number().int().nonnegative().optional() }))
@@ -44,9 +44,9 @@ export function parseIndexPage(text: string, contentType: string | undefined, ba
     let against = base
     for (const [, , tag, attributes] of text.matchAll(TAGS)) {
       if (tag === undefined) continue
-      const href = HREF.exec(attributes)
-      if (href === null) continue
-      const link = decodeEntities(href[1] ?? href[2] ?? href[3]).trim()
+      const href = [...attributes.matchAll(ATTRIBUTES)].find(([, name]) => name.toLowerCase() === 'href')
+      if (href === undefined) continue
+      const link = decodeEntities(href[2] ?? href[3] ?? href[4] ?? '').trim()
       if (tag.toLowerCase() === 'base') against = URL.parse(link, base.href) ?? base
       else add(entryOf(link, against, base))
     }

@@ -44,7 +44,7 @@ export class S3Signer {
         {
           method: 'GET', protocol: target.protocol, hostname: target.hostname, path: target.pathname, query,
           ...(target.port !== '' && { port: Number(target.port) }),
-          headers: { host: target.host, 'x-amz-content-sha256': 'UNSIGNED-PAYLOAD' },
+          headers: { host: target.host, 'X-Amz-Content-Sha256': 'UNSIGNED-PAYLOAD' },
         },
         { expiresIn: options.expiresSeconds ?? DEFAULT_EXPIRES_SECONDS },
       )

@@ -118,16 +118,17 @@ describe('a download that breaks', () => {
   })
 
   test('a reader that leaves frees the connection, also before the first byte', async () => {
-    let closed = 0
+    const closed: Promise<unknown>[] = []
     const server = await host((request, response) => {
-      request.socket.once('close', () => closed++)
+      closed.push(new Promise((resolve) => request.socket.once('close', resolve)))
       response.writeHead(200, { 'content-length': 1e9 }).write(bytes)
     })
     const from = source(server.url)
     const untouched = await from.open()
     await untouched.body!.return!()
     for await (const _chunk of (await from.open()).body!) break
-    while (closed < 2) await new Promise((resolve) => setTimeout(resolve, 5))
+    expect(closed.length).toBe(2)
+    await Promise.all(closed)
   })
 })
 
