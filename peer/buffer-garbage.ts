@@ -1,5 +1,5 @@
 // Keeps the garbage of a transfer cheap: a small collection every few megabytes, before V8 starts a large one on its own.
-import { setFlagsFromString } from 'node:v8'
+import { getHeapStatistics, setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 
 /**
@@ -11,22 +11,37 @@ import { runInNewContext } from 'node:vm'
  */
 const EVERY_BYTES = 3 * 1024 * 1024
 
+/**
+ * Buffers that were still in use at two small collections are dead weight until V8 walks the whole heap, for which it waits until they are 64 MB.
+ * That is too much for a node that is to stay small: the walk (20-30 ms, ten for a gigabyte) is made at so much.
+ */
+const MOST_OLD_BYTES = 24 * 1024 * 1024
+
+type Collect = (options: { type: 'minor' | 'major'; execution: 'sync' }) => void
+
 let moved = 0
-let collect: (() => void) | undefined
+let collect: Collect | undefined
+/** Least memory outside of the heap since the last walk. */
+let least = Infinity
 
 /** Payload bytes were received or sent. */
 export function noteTransfer(bytes: number): void {
   moved += bytes
   if (moved < EVERY_BYTES) return
   moved = 0
-  collect ??= youngCollector()
-  collect()
+  collect ??= collector()
+  collect({ type: 'minor', execution: 'sync' })
+  const outside = getHeapStatistics().external_memory
+  if (outside - least > MOST_OLD_BYTES) {
+    collect({ type: 'major', execution: 'sync' })
+    least = getHeapStatistics().external_memory
+  } else least = Math.min(least, outside)
 }
 
-/** V8's own function to collect the young generation. It is there in every Node; only its name is hidden. */
-function youngCollector(): () => void {
+/** V8's own function to collect garbage. It is there in every Node; only its name is hidden. */
+function collector(): Collect {
   setFlagsFromString('--expose-gc')
-  const gc = runInNewContext('gc') as (options: { type: 'minor'; execution: 'sync' }) => void
+  const gc = runInNewContext('gc') as Collect
   setFlagsFromString('--no-expose-gc')
-  return () => gc({ type: 'minor', execution: 'sync' })
+  return gc
 }

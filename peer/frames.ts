@@ -1,6 +1,7 @@
 // Length-prefixed frames over a libp2p stream: cut from what arrives, with one copy, and sent with the stream's back-pressure.
 import type { Stream } from '@libp2p/interface'
 import { SkimmerError } from '../oci/errors.ts'
+import { borrowBuffer } from './lent-buffers.ts'
 
 /** Anything that yields its bytes as chunks: a Uint8Array or a Uint8ArrayList. */
 type Chunks = Uint8Array | Iterable<Uint8Array>
@@ -48,7 +49,7 @@ export class FrameCutter {
           continue
         }
         // Not from Node's shared pool: blocks live on in queues, and a view would keep a whole pool slab alive.
-        this.#body = Buffer.allocUnsafeSlow(length)
+        this.#body = borrowBuffer(length)
         this.#bodyBytes = 0
         continue
       }

@@ -5,6 +5,7 @@ import { BackgroundQueue } from './background-queue.ts'
 import { sourceOf } from './fetch-context.ts'
 import type { FetchContext } from './fetch-context.ts'
 import { FetchFailures } from './fetch-failures.ts'
+import { giveBack } from './lent-buffers.ts'
 import { bringFromOrigin } from './origin-fetch.ts'
 import { Waiter } from './fetch-task.ts'
 import type { Ask, FetchTask, UnsavedBlocks } from './fetch-task.ts'
@@ -208,6 +209,7 @@ export class ResourceFetch {
     }
     this.#storing -= packed.length
     this.#context.accounting.add(this.resource.id, sourceOf(ask.peer), packed.length, ask.peer.id)
+    giveBack(packed)
     this.#fill.progressed(ask.peer.supernode)
     if (task !== undefined) this.#done(task)
   }
