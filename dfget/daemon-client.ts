@@ -3,7 +3,7 @@ import { request } from 'node:http'
 import { ERROR_CODES, SkimmerError, type ErrorCode } from '../oci/errors.ts'
 import type { Content } from './content.ts'
 import type { FileRequestInput } from './file-request.ts'
-import { LentAnswer } from './lent-answer.ts'
+import { LentAnswer, NoAnswer } from './lent-answer.ts'
 import type { TransferAnswer } from './transfer.ts'
 
 const MAX_ERROR_BYTES = 64 * 1024
@@ -49,6 +49,7 @@ export class DaemonClient {
       for (let chunks = await answer.next(); chunks.length > 0; chunks = await answer.next()) await content.write(chunks)
     } catch (error) {
       signal.throwIfAborted()
+      if (error instanceof NoAnswer) throw new SkimmerError('UNAVAILABLE', `what listens on ${this.socket} is not ${this.who}: ${error.message}`, { cause: error, details: { reached: true } })
       throw error instanceof SkimmerError ? error : await this.#broke(error as NodeJS.ErrnoException, head, content)
     } finally {
       signal.removeEventListener('abort', abort)

@@ -1,6 +1,5 @@
 // One HTTP answer from a unix socket, its body in a few buffers that are used again and again: a gigabyte leaves no garbage behind.
 import { connect, type Socket } from 'node:net'
-import { SkimmerError } from '../oci/errors.ts'
 
 const BUFFERS = 8
 const BUFFER_BYTES = 256 * 1024
@@ -17,6 +16,9 @@ export class BrokenOff extends Error {
   }
 }
 
+/** What came is no HTTP, or none of ours. */
+export class NoAnswer extends Error {}
+
 type BodyState =
   | { kind: 'length'; left: number }
   | { kind: 'data'; left: number }
@@ -27,7 +29,7 @@ type BodyState =
 
 /**
  * HTTP/1.1 as far as a daemon of ours speaks it (RFC 9112): a body of known length or in chunks. Rejects with BrokenOff, with the
- * connection's own error, or with INVALID_DATA.
+ * connection's own error, or with NoAnswer.
  */
 export class LentAnswer {
   status = 0
@@ -84,8 +86,9 @@ export class LentAnswer {
         this.#free.unshift(...this.#lent)
         this.#lent = []
       }
+      // The connection's end is the end of an answer that is whole.
+      if (this.#failure !== undefined && !(this.#body.kind === 'done' && this.#failure instanceof BrokenOff)) throw this.#failure
       if (this.#body.kind === 'done') return []
-      if (this.#failure !== undefined) throw this.#failure
       this.#waits = Promise.withResolvers()
       await this.#waits.promise
     }
@@ -136,14 +139,14 @@ export class LentAnswer {
     const all = Buffer.concat([this.#headBytes!, bytes])
     const end = all.indexOf(CRLF2)
     if (end < 0 || end > MAX_HEAD_BYTES) {
-      if (all.length > MAX_HEAD_BYTES) throw new SkimmerError('INVALID_DATA', 'the head of the answer is too long')
+      if (all.length > MAX_HEAD_BYTES) throw new NoAnswer('the head of the answer is too long')
       this.#headBytes = all
       return undefined
     }
     this.#headBytes = undefined
     const [first, ...lines] = all.toString('latin1', 0, end).split('\r\n')
     const status = /^HTTP\/1\.1 (\d{3})(?: |$)/.exec(first)?.[1]
-    if (status === undefined) throw new SkimmerError('INVALID_DATA', 'the answer is not HTTP/1.1')
+    if (status === undefined) throw new NoAnswer('the answer is not HTTP/1.1')
     this.status = Number(status)
     for (const line of lines) {
       const at = line.indexOf(':')
@@ -152,7 +155,7 @@ export class LentAnswer {
     const length = this.headers.get('content-length')
     if (this.headers.get('transfer-encoding')?.toLowerCase() === 'chunked') this.#body = { kind: 'size', line: '' }
     else if (length !== undefined && /^\d{1,15}$/.test(length)) this.#body = Number(length) === 0 ? { kind: 'done' } : { kind: 'length', left: Number(length) }
-    else throw new SkimmerError('INVALID_DATA', 'the answer tells no length')
+    else throw new NoAnswer('the answer tells no length')
     this.#head.resolve()
     return Buffer.from(all.subarray(end + CRLF2.length))
   }
@@ -160,11 +163,11 @@ export class LentAnswer {
   #readBody(bytes: Buffer, parts: Buffer[]): void {
     for (let at = 0; at < bytes.length;) {
       const body = this.#body
-      if (body.kind === 'done') throw new SkimmerError('INVALID_DATA', 'more came than the answer has')
+      if (body.kind === 'done') throw new NoAnswer('more came than the answer has')
       if (body.kind === 'size' || body.kind === 'trailer') {
         const end = bytes.indexOf(10, at)
         body.line += bytes.toString('latin1', at, end < 0 ? bytes.length : end)
-        if (body.line.length > MAX_LINE_BYTES) throw new SkimmerError('INVALID_DATA', 'a line of the answer is too long')
+        if (body.line.length > MAX_LINE_BYTES) throw new NoAnswer('a line of the answer is too long')
         at = end < 0 ? bytes.length : end + 1
         if (end >= 0) this.#body = body.kind === 'size' ? sizeLine(body.line) : body.line.trim() === '' ? { kind: 'done' } : { kind: 'trailer', line: '' }
         continue
@@ -181,6 +184,6 @@ export class LentAnswer {
 
 function sizeLine(line: string): BodyState {
   const size = /^([0-9a-f]{1,12})(?:[;\s]|$)/i.exec(line)?.[1]
-  if (size === undefined) throw new SkimmerError('INVALID_DATA', 'a chunk of the answer has no size')
+  if (size === undefined) throw new NoAnswer('a chunk of the answer has no size')
   return Number.parseInt(size, 16) === 0 ? { kind: 'trailer', line: '' } : { kind: 'data', left: Number.parseInt(size, 16) }
 }
