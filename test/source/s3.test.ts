@@ -42,8 +42,8 @@ describeS3('objects of an S3 server', () => {
     directory = await mkdtemp(join(tmpdir(), 'skimmer-s3-'))
     await mkdir(join(directory, 'data'))
     await writeFile(join(directory, 's3.json'), JSON.stringify({ identities: [{ name: 'tests', credentials: [{ accessKey: keys.accessKeyId, secretKey: keys.secretAccessKey }], actions: ['Admin'] }] }))
-    const ports: number[] = []
-    while (ports.length < 8) ports.push(await freePort())
+    const ports = new Set<number>()
+    while (ports.size < 8) ports.add(await freePort())
     const [master, masterRpc, volume, volumeRpc, filer, filerRpc, s3, s3Rpc] = ports
     endpoint = `http://127.0.0.1:${s3}`
     const child = spawn(weed, [
