@@ -52,11 +52,11 @@ export function makeDirectories(path: string, files: ClientFiles, mode = 0o755):
 
 /** Those of them that are empty go; innermost first. */
 export function removeDirectories(directories: readonly string[], files: ClientFiles): void {
-  for (const directory of directories.toReversed()) {
+  for (const directory of directories.toSorted((a, b) => b.length - a.length)) {
     try {
       rmdirSync(files.actual(directory))
     } catch {
-      return // Something is in there now, or it is gone.
+      // Something is in there now, or it is gone.
     }
   }
 }
@@ -108,7 +108,7 @@ export function backUp(path: string, files: ClientFiles): string {
   for (let number = 0; ; number++) {
     const backup = `${path}.skimmer-backup${number === 0 ? '' : `.${number}`}`
     const actual = files.actual(path)
-    const copy = actual + backup.slice(path.length)
+    const copy = files.actual(backup)
     try {
       copyFileSync(actual, copy, constants.COPYFILE_EXCL)
       const { mode, uid, gid } = statSync(actual)

@@ -12,7 +12,7 @@ const recordSchema = z.strictObject({
   registries: z.array(z.string()).max(1000),
   configFile: z.string().optional(),
   certsDirectory: z.string().optional(),
-  /** Made for the record itself, outermost first. */
+  /** That were made, for the files and for this record; an undo removes those that are empty then. */
   directories: z.array(z.string()),
   files: z.array(z.strictObject({
     path: z.string(),
@@ -22,8 +22,6 @@ const recordSchema = z.strictObject({
     after: z.string(),
     /** Beside it, for people; removed by an exact undo. */
     backup: z.string().optional(),
-    /** Directories that were made for it, outermost first. */
-    directories: z.array(z.string()),
   })).max(1000),
 })
 export type SetupRecord = z.infer<typeof recordSchema>

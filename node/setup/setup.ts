@@ -77,6 +77,7 @@ function perform(client: SetupClient, request: SetupRequest, files: ClientFiles,
   const backups: string[] = []
   const kept = (plan.record?.files ?? []).filter(({ path }) => ![...plan.planned, ...plan.dropped.map(({ file }) => file)].some((file) => file.path === path))
   const recordFiles: RecordedFile[] = [...kept]
+  const made = [...(plan.record?.directories ?? [])]
   for (const file of plan.planned) {
     // Entries that were there before and are not ours are not undone either.
     if (!isChange({ path: file.path, before: file.base, after: file.after })) continue
@@ -86,15 +87,14 @@ function perform(client: SetupClient, request: SetupRequest, files: ClientFiles,
       backup = backUp(file.path, files)
       backups.push(backup)
     }
-    const made = isChange(file) ? makeDirectories(file.path, files) : []
-    const directories = [...new Set([...(file.recorded?.directories ?? []), ...made])].sort((a, b) => a.length - b.length)
-    recordFiles.push({ path: file.path, before: file.base?.toString('base64') ?? null, after: sha256(file.after!), ...(backup === undefined ? {} : { backup }), directories })
+    if (isChange(file)) made.push(...makeDirectories(file.path, files))
+    recordFiles.push({ path: file.path, before: file.base?.toString('base64') ?? null, after: sha256(file.after!), ...(backup === undefined ? {} : { backup }) })
   }
   // First what an undo needs, then the files themselves: a crash between leaves nothing that could not be undone.
   const { proxy, configFile, certsDirectory } = request
   const registries = [...new Set([...(plan.record?.registries ?? []), ...request.registries])]
   if (recordFiles.length === 0) dropRecord(client, plan.record, files)
-  else writeRecord(client, { version: 1, proxy, registries, configFile, certsDirectory, directories: plan.record?.directories ?? [], files: recordFiles }, files)
+  else writeRecord(client, { version: 1, proxy, registries, configFile, certsDirectory, directories: made, files: recordFiles }, files)
   for (const change of plan.changes) writeChange(change, files)
   for (const { file, exact } of plan.dropped) tidy(file, exact, files)
   return backups
@@ -115,14 +115,12 @@ function dropRecord(client: SetupClient, record: SetupRecord | undefined, files:
   removeDirectories(record.directories, files)
 }
 
-/** After a file was given back: our copy of it and the directories made for it go. */
+/** After a file was given back: our copy of it goes. */
 function tidy(file: RecordedFile, exact: boolean, files: ClientFiles): void {
-  if (exact && file.backup !== undefined) {
-    const copy = files.bytes(file.backup)
-    const now = files.bytes(file.path)
-    if (copy !== undefined && now !== undefined && copy.equals(now)) unlinkSync(files.actual(file.backup))
-  }
-  if (files.bytes(file.path) === undefined) removeDirectories(file.directories, files)
+  if (!exact || file.backup === undefined) return
+  const copy = files.bytes(file.backup)
+  const now = files.bytes(file.path)
+  if (copy !== undefined && now !== undefined && copy.equals(now)) unlinkSync(files.actual(file.backup))
 }
 
 /** What an undo would change. */
