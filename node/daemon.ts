@@ -21,6 +21,7 @@ import { HeldImages } from './lazy/held-images.ts'
 import { NodeImages } from './lazy/node-images.ts'
 import { StartWatch } from './lazy/start-watch.ts'
 import { type RunningForwardProxy, startForwardProxy } from './node-forward-proxy.ts'
+import { NodeFiles } from './node-files.ts'
 import { startNodeProxy } from './node-proxy.ts'
 
 /** Failed reads that `skimmer explain` still knows. */
@@ -31,16 +32,18 @@ export class NodeDaemon {
   readonly #channel: FuseChannel
   readonly #mounts: ImageMounts
   readonly #snapshotter: Snapshotter
+  readonly #files: NodeFiles
   readonly #api: NodeApi
   readonly #proxy: RegistryProxy | undefined
   readonly #forward: RunningForwardProxy | undefined
   readonly #logger: Logger
 
-  private constructor(parts: { core: NodeCore; channel: FuseChannel; mounts: ImageMounts; snapshotter: Snapshotter; api: NodeApi; proxy: RegistryProxy | undefined; forward: RunningForwardProxy | undefined; logger: Logger }) {
+  private constructor(parts: { core: NodeCore; channel: FuseChannel; mounts: ImageMounts; snapshotter: Snapshotter; files: NodeFiles; api: NodeApi; proxy: RegistryProxy | undefined; forward: RunningForwardProxy | undefined; logger: Logger }) {
     this.#core = parts.core
     this.#channel = parts.channel
     this.#mounts = parts.mounts
     this.#snapshotter = parts.snapshotter
+    this.#files = parts.files
     this.#api = parts.api
     this.#proxy = parts.proxy
     this.#forward = parts.forward
@@ -103,7 +106,8 @@ export class NodeDaemon {
     const held = new HeldImages({ images, library: core.library, prefetcher: core.peer.prefetcher, logger })
     core.peer.on('hold', (event) => held.hold(event.reference, event.manifestDigest).catch((error: unknown) => logger.warn({ reference: event.reference, err: error }, 'an image that a supernode wants held here cannot be')))
     core.peer.on('quarantine', (resource, reason) => logger.error({ resource, reason }, 'a layer is not what its image promises: no new container may use it'))
-    const api = new NodeApi({ core, channel, mounts, disks, images, held, snapshotter, failures, logger, metrics }, { metricsListen: config['metrics.listen'] })
+    const files = new NodeFiles(config, { core, logger })
+    const api = new NodeApi({ core, channel, mounts, disks, images, held, files: files.api, snapshotter, failures, logger, metrics }, { metricsListen: config['metrics.listen'] })
 
     await snapshotter.start(server, () => dropOrphans(snapshotter, mounts, disks, images, core))
     const apiFd = inherited.sockets.get(`unix:${join(run, 'api.sock')}`)
@@ -111,7 +115,7 @@ export class NodeDaemon {
     const proxy = await startNodeProxy(config, { core, logger, metrics })
     const forward = await startForwardProxy(config, { downloads: core.downloads, registry: proxy, logger, metrics })
     logger.info({ peerId: core.peer.id, addrs: core.peer.addresses, mode: mounts.mode, run }, 'node started')
-    return new NodeDaemon({ core, channel, mounts, snapshotter, api, proxy, forward, logger })
+    return new NodeDaemon({ core, channel, mounts, snapshotter, files, api, proxy, forward, logger })
   }
 
   /** Stops answering containerd and peers, takes image mounts down, and lets the supervisor take the FUSE mount down. */
@@ -120,6 +124,7 @@ export class NodeDaemon {
     await this.#forward?.stop()
     await this.#proxy?.stop()
     await this.#api.stop()
+    await this.#files.stop()
     await this.#snapshotter.stop()
     await this.#mounts.takeDownAll().catch((error: unknown) => this.#logger.error({ err: error }, 'not every image could be unmounted'))
     await this.#channel.stop()
@@ -132,6 +137,7 @@ export class NodeDaemon {
     await this.#forward?.stop()
     await this.#proxy?.stop()
     await this.#api.stop()
+    await this.#files.stop()
     await this.#snapshotter.stop()
     await this.#channel.stop({ handOver: true })
     await this.#core.stop()

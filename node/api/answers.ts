@@ -1,4 +1,5 @@
 // What the node's API answers, for the server, the CLI and the demo alike.
+import type { TransferAnswer } from '../../dfget/transfer.ts'
 import type { SourceBytes } from '../../peer/fetch-accounting.ts'
 
 export interface StatusAnswer {
@@ -11,6 +12,8 @@ export interface StatusAnswer {
   readonly peers: number
   readonly cache: { readonly packedBytes: number; readonly rawBytes: number; readonly capBytes: number }
   readonly images: readonly { readonly imageId: string; readonly layers: number; readonly storedBytes: number; readonly packedBytes: number; readonly proved: boolean; readonly users: number }[]
+  /** Downloads of dfget that run, or ended in the last minute. */
+  readonly files: readonly TransferAnswer[]
 }
 
 export interface LayerAnswer {

@@ -1,7 +1,7 @@
 // The node's API on its unix socket: for the CLI, for scripts and for Prometheus. Whoever may open the socket (root) may use it.
 import { chmodSync, rmSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
-import express, { type Express, type NextFunction, type Request, type Response } from 'express'
+import express, { type Express, type Request, type Response } from 'express'
 import type { Logger } from 'pino'
 import type { Registry } from 'prom-client'
 import { z } from 'zod'
@@ -9,7 +9,9 @@ import type { FuseChannel } from '../../blockdev/fuse-channel.ts'
 import type { ImageMounts } from '../../blockdev/image-mounts.ts'
 import type { ReadFailure } from '../../blockdev/parked-reads.ts'
 import { packedLength, rawLength } from '../../image/block-table.ts'
-import { SkimmerError, type ErrorCode } from '../../oci/errors.ts'
+import { answerErrors } from '../../dfget/api-errors.ts'
+import type { DownloadApi } from '../../dfget/download-api.ts'
+import { SkimmerError } from '../../oci/errors.ts'
 import type { Snapshotter } from '../../snapshotter/service.ts'
 import type { NodeCore } from '../core.ts'
 import type { HeldImages } from '../lazy/held-images.ts'
@@ -26,13 +28,13 @@ export interface NodeApiComponents {
   readonly disks: ImageDisks
   readonly images: NodeImages
   readonly held: HeldImages
+  readonly files: DownloadApi
   readonly snapshotter: Snapshotter
   readonly failures: readonly (ReadFailure & { at: number })[]
   readonly logger: Logger
   readonly metrics: Registry
 }
 
-const STATUS_OF: Partial<Record<ErrorCode, number>> = { INVALID_ARGUMENT: 400, INVALID_DATA: 422, NOT_FOUND: 404, UNAUTHORIZED: 401, FORBIDDEN: 403, UNSUPPORTED: 422, CONFLICT: 409, TIMEOUT: 504, UNAVAILABLE: 503, NO_SPACE: 507 }
 const referenceBody = z.strictObject({ reference: z.string().min(1).max(4096) })
 const mountBody = referenceBody.extend({ target: z.string().startsWith('/').max(4096) })
 /** Users of mounts made by `skimmer mount` are named by where they are. */
@@ -75,6 +77,7 @@ export class NodeApi {
   #routes(): Express {
     const app = express()
     app.disable('x-powered-by')
+    app.use(this.#components.files.router())
     app.use(express.json({ limit: '64kb', strict: true }))
     app.get('/v1/ready', (_, response) => void response.json({ ready: true }))
     app.get('/v1/status', (_, response) => void response.json(this.#status()))
@@ -94,17 +97,12 @@ export class NodeApi {
     app.use((request: Request) => {
       throw new SkimmerError('NOT_FOUND', `${request.method} ${request.path}: the node's API has no such call`)
     })
-    app.use((error: Error & { status?: number }, _request: Request, response: Response, next: NextFunction) => {
-      if (response.headersSent) return next(error)
-      const known = error instanceof SkimmerError ? error : new SkimmerError(error.status !== undefined && error.status < 500 ? 'INVALID_ARGUMENT' : 'INTERNAL', error.message)
-      if (known.code === 'INTERNAL') this.#components.logger.error({ err: error }, 'an API call failed')
-      response.status(STATUS_OF[known.code] ?? 500).json({ code: known.code, message: known.message })
-    })
+    app.use(answerErrors(this.#components.logger))
     return app
   }
 
   #status(): StatusAnswer {
-    const { core, mounts, disks } = this.#components
+    const { core, mounts, disks, files } = this.#components
     const up = core.peer.supernodes.inOrder('')
     const usage = core.store.usage()
     return {
@@ -126,6 +124,7 @@ export class NodeApi {
           users: mounts.users(imageId).length,
         }
       }),
+      files: files.list(),
     }
   }
 

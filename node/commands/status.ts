@@ -1,5 +1,6 @@
 // `skimmer status` and `skimmer explain`: what the node on this machine does, and why an image starts lazily or not.
 import type { Command } from 'commander'
+import type { TransferAnswer } from '../../dfget/transfer.ts'
 import { callNode } from '../api/client.ts'
 import type { ExplainAnswer, StatusAnswer } from '../api/answers.ts'
 import { formatDuration, formatSize } from '../../command-line/units.ts'
@@ -21,6 +22,7 @@ export function addStatus(program: Command): void {
         `peers connected: ${status.peers}`,
         `cache: ${formatSize(status.cache.packedBytes + status.cache.rawBytes)} of ${formatSize(status.cache.capBytes)} (blocks ${formatSize(status.cache.packedBytes)}, unpacked ${formatSize(status.cache.rawBytes)})`,
         ...status.images.map((image) => `image ${image.imageId.slice(0, 12)}: ${image.layers} layers, ${formatSize(image.storedBytes)} of ${formatSize(image.packedBytes)} here${image.proved ? ', whole and proved' : ''}, ${image.users} in use`),
+        ...status.files.map(fileLine),
       ]
       process.stdout.write(`${lines.join('\n')}\n`)
     })
@@ -37,4 +39,12 @@ export function addStatus(program: Command): void {
       for (const failure of answer.readFailures) process.stdout.write(`a read failed at ${new Date(failure.at).toISOString()} after ${formatDuration(failure.waitedMs)}: ${failure.reason}\n`)
       if (answer.snapshots.length === 0) process.stdout.write('no snapshots\n')
     })
+}
+
+function fileLine(file: TransferAnswer): string {
+  const size = file.length === undefined ? formatSize(file.sent) : `${formatSize(file.sent)} of ${formatSize(file.length)}`
+  const { peer, supernode, source, local } = file.received
+  const from = Object.entries({ here: local, peers: peer, supernode, source }).filter(([, bytes]) => bytes > 0).map(([name, bytes]) => `${name} ${formatSize(bytes)}`)
+  const how = file.state === 'running' ? `${formatSize(file.rate)}/s` : file.failed === undefined ? file.state : `${file.state}: ${file.failed.message}`
+  return `file ${file.url}: ${size}, ${how}${from.length > 0 ? ` (${from.join(', ')})` : ''}`
 }

@@ -22,6 +22,8 @@ export const NODE_SETTINGS = {
   'prefetch.rate': size('0', 'bytes per second of background fetching; 0: no limit'),
   'upload.rate': size('0', 'bytes per second given to peers; 0: no limit'),
   'upload.slots': count('16', 'peers served at the same time'),
+  'download.rate': size('0', 'bytes per second of all files that dfget brings through this node; 0: no limit'),
+  'download.parallel': count('32', 'such files at the same time; more wait for their turn', { least: 1 }),
   'trace.window': wait('10s', 'how long after a start reads are recorded for the next one'),
   'metrics.listen': endpoint('', 'serve Prometheus metrics there as well as on the API socket'),
   'log.level': choice(['trace', 'debug', 'info', 'warn', 'error', 'silent'], 'info', 'least important lines to log'),
