@@ -73,7 +73,7 @@ Without a terminal nothing is changed unless --yes is said: then it shows the ch
       if (plan.changes.length === 0) return say('nothing to undo')
       for (const backup of backups) say(`kept ${backup}`)
       say(undo ? 'undone' : 'done')
-      for (const line of client.reload(plan.changes.map(({ path }) => path))) say(`  ${line}`)
+      for (const line of client.reload(plan.changes.map(({ path }) => path), undo)) say(`  ${line}`)
       if (!undo) say(`  skimmer setup ${name} --check    asks the proxy;  --undo takes all this back`)
     })
 }

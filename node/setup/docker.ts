@@ -15,7 +15,9 @@ export const docker: SetupClient = {
   name: 'docker',
   record: 'docker',
   summary: 'registry-mirrors in daemon.json: Docker Hub only',
-  reload: () => ['systemctl reload docker    (or kill -HUP the daemon; nothing is restarted)', 'docker info must then list it under "Registry Mirrors"'],
+  reload: (_, undone) => undone
+    ? ['systemctl reload docker when daemon.json still names other mirrors, else systemctl restart docker: by a reload dockerd does not forget the last one']
+    : ['systemctl reload docker    (or kill -HUP the daemon; nothing is restarted)', 'docker info must then list it under "Registry Mirrors"'],
 
   registries: (asked) => asked,
   plan(request, files) {

@@ -32,8 +32,8 @@ export interface SetupClient {
   /** Clients that read the same files have one record. */
   readonly record: string
   readonly summary: string
-  /** How the client takes up what was changed; told after the change. */
-  reload(changed: readonly string[]): string[]
+  /** How the client takes up what was changed or, with `undone`, given back; told after the change. */
+  reload(changed: readonly string[], undone: boolean): string[]
   /** The registries to set up, given those asked for now and those set up before. */
   registries(asked: readonly string[], before: readonly string[]): readonly string[]
   /** Throws SkimmerError when the client's files do not allow it. */
