@@ -1,2 +1,0 @@
-// Moved to command-line/: kept until nothing asks for it here.
-export * from '../../command-line/settings.ts'
