@@ -9,7 +9,7 @@ import type { Arrived, FileJob, Received } from './way.ts'
 
 const POLL_MS = 250
 /** A daemon that is gone in the middle is waited for: it may just be restarted. */
-const RETURN_MS = 10_000
+const RETURN_MS = 5_000
 const ASK_AGAIN_MS = 200
 const RESTARTS = 3
 
