@@ -4,16 +4,18 @@ const MIB = 1024 * 1024
 const GIB = 1024 * MIB
 const SMALLEST = 64 * 1024
 const LARGEST = 4 * MIB
+/** Tables lie in memory whole: small blocks of a long stream must not make a large one. */
+const MOST_BLOCKS = 262_144
 
 /**
  * Bytes a block for a stream of `length` bytes (undefined: not known): 1 MiB up to 1 GiB, 2 MiB up to 4 GiB, else 4 MiB, so that tables stay
- * small and a block is still a short wait. `wanted` is rounded up to a power of two from 64 KiB to 4 MiB. Everyone comes to the same answer:
- * a file's table, and so its identity, depends on it.
+ * small and a block is still a short wait. `wanted` is rounded up to a power of two from 64 KiB to 4 MiB, and further while there would be more
+ * than 262,144 blocks. Everyone comes to the same answer: a file's table, and so its identity, depends on it.
  */
 export function blockBytesFor(length: number | undefined, wanted?: number): number {
   if (wanted !== undefined) {
     let bytes = SMALLEST
-    while (bytes < wanted && bytes < LARGEST) bytes *= 2
+    while ((bytes < wanted || (length ?? 0) / bytes > MOST_BLOCKS) && bytes < LARGEST) bytes *= 2
     return bytes
   }
   if (length === undefined || length <= GIB) return MIB

@@ -49,7 +49,7 @@ export class StreamControl {
     if (calls >= this.#options.maxCalls) throw new SkimmerError('LIMIT_EXCEEDED', `this node follows ${calls} files and blobs already; wait until some have come`)
     this.#calls.set(remote, calls + 1)
     try {
-      const work = await open()
+      const work = await unlessGone(open(), call.signal)
       const leave = work.follow()
       try {
         return await this.#follow(work, call)
@@ -136,5 +136,18 @@ export class StreamControl {
     } finally {
       clearTimeout(timer)
     }
+  }
+}
+
+/** The work goes on for others, or to its end; who hung up is not waited for. */
+async function unlessGone<Result>(work: Promise<Result>, signal: AbortSignal): Promise<Result> {
+  const { promise: gone, reject } = Promise.withResolvers<never>()
+  const leave = (): void => { reject(signal.reason as Error) }
+  signal.addEventListener('abort', leave, { once: true })
+  if (signal.aborted) leave()
+  try {
+    return await Promise.race([work, gone])
+  } finally {
+    signal.removeEventListener('abort', leave)
   }
 }

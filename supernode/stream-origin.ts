@@ -41,6 +41,8 @@ const SPOILT = ['CONFLICT', 'DIGEST_MISMATCH', 'INVALID_DATA', 'LIMIT_EXCEEDED',
 /** What could not be removed because somebody read it is tried again for so long, milliseconds. */
 const REMOVE_TRIES = 60
 const REMOVE_PAUSE_MS = 1_000
+/** How long a version without validators is kept after it was opened last: nodes may still be trading it, milliseconds. */
+const UNVALIDATED_MS = 24 * 3_600_000
 /** A record's last use is written at most this often, milliseconds. */
 const TOUCH_MS = 60_000
 
@@ -178,9 +180,11 @@ export class StreamOrigin {
     const kept: { key: string; record: StreamRecord }[] = []
     for await (const [key, record] of this.#records.entries()) {
       if (this.#works.has(key)) continue
-      const here = this.#store.get(record.resource) !== undefined
-      // What cannot be asked for again is worth nothing without its bytes.
-      if (record.lastUse < oldest || (!here && (!record.validated || record.head.length === 0))) await this.#forget(key, record)
+      const resource = this.#store.get(record.resource)
+      // What cannot be asked for again is worth nothing without its bytes, or when nobody believes the old answer any more.
+      const stale = !record.validated && resource?.pinned !== true && record.lastUse < Date.now() - UNVALIDATED_MS
+      if (stale) for (const part of partsOf(record, PART_BYTES)) this.#remove(part.resource, 0)
+      if (stale || record.lastUse < oldest || (resource === undefined && !record.validated)) await this.#forget(key, record)
       else kept.push({ key, record })
     }
     kept.sort((a, b) => a.record.lastUse - b.record.lastUse)
