@@ -1,11 +1,13 @@
 // The forward proxy's configuration: rules and their order, dfdaemon's words, files on disk, and hostile URLs.
-import { chmodSync } from 'node:fs'
+import { chmodSync, readFileSync } from 'node:fs'
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals'
 import { assert, constant, domain, integer, oneof, property, string, tuple, webUrl } from 'fast-check'
+import { parse as parseYaml } from 'yaml'
 import { forwardOptions, readForwardConfig } from '../../node/config/forward-settings.ts'
 import { ForwardAccess, readUsers } from '../../registry-proxy/forward/forward-access.ts'
 import { forwardConfig } from '../../registry-proxy/forward/forward-config.ts'
 import { absoluteUrl, connectAuthority, ForwardRules, MAX_URL_LENGTH } from '../../registry-proxy/forward/forward-target.ts'
+import { ROOT } from '../node/run-cli.ts'
 import { ForwardLab } from './forward-lab.ts'
 
 let lab: ForwardLab
@@ -100,6 +102,17 @@ describe("dfdaemon's words", () => {
   test('but not twice', () => {
     expect(() => forwardConfig({ proxies: [], rules: [] })).toThrow(/says the same twice/)
   })
+})
+
+test('the examples in the document are accepted', () => {
+  const document = readFileSync(`${ROOT}docs/forward-proxy.md`, 'utf8')
+  const [node, rules] = [...document.matchAll(/```yaml\n([^]*?)```/g)].map(([, yaml]) => parseYaml(yaml) as object)
+  expect(Object.keys((node as { proxy: object }).proxy)).toEqual(['listen', 'forward-listen', 'forward-config'])
+  const config = forwardConfig(rules)
+  expect(target(rules, 'https://mirror.example/pool/a.deb')[0]).toBe('swarm')
+  expect(target(rules, 'http://old.example/x')).toEqual(['direct', 'https://new.example:8443/x'])
+  expect(target(rules, 'http://ads.example/')[0]).toBe('refuse')
+  expect(config.intercept!.hosts).toHaveLength(1)
 })
 
 describe('what is wrong is named', () => {
