@@ -130,7 +130,8 @@ class DfgetBench {
   }
 }
 
-const isDaemon = (words: readonly string[]): boolean => words.some((word) => word.endsWith('cli.ts') || word.endsWith('cli.js'))
+/** The supervisor beside it is only a keeper of file descriptors. */
+const isDaemon = (words: readonly string[]): boolean => words.some((word) => /\/daemon-main\.[jt]s$/.test(word))
 
 /** The largest resident memory, MiB, that any such process of the host has had: VmHWM. */
 function peakMiB(host: LabHost, which: (words: readonly string[]) => boolean): number {
@@ -144,6 +145,7 @@ function peakMiB(host: LabHost, which: (words: readonly string[]) => boolean): n
       // ended meanwhile
     }
   }
+  if (peak === 0) throw new SkimmerError('NOT_FOUND', `${host.name} has no such process to measure`)
   return peak
 }
 
