@@ -176,11 +176,11 @@ export class FileOrigin {
   }
 
   #recordOf({ request, key }: Asking, head: SourceHead, source: Source): StreamRecord {
-    const { version, etag, contentType, lastModified, validated } = head
+    const { version, etag, contentType, contentEncoding, lastModified, validated } = head
     const length = lengthOf(request, head.length)
     return {
       kind: 'file', name: source.url.href, resource: fileResourceId(key, version), validated, blockBytes: blockBytesFor(length, request.pieceLength), length: length ?? 0, complete: false, madeAt: Date.now(), lastUse: Date.now(),
-      head: { version, ...(length !== undefined && { length }), ...(contentType !== undefined && { contentType }), ...(etag !== undefined && { etag }), ...(lastModified !== undefined && { lastModified }) },
+      head: { version, ...(length !== undefined && { length }), ...(contentType !== undefined && { contentType }), ...(contentEncoding !== undefined && { contentEncoding }), ...(etag !== undefined && { etag }), ...(lastModified !== undefined && { lastModified }) },
       ...(request.digest?.startsWith('sha256:') && { digest: request.digest }),
     }
   }

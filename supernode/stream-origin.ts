@@ -224,7 +224,7 @@ export class StreamOrigin {
       this.#leave(work)
       work.end()
     } catch (cause) {
-      const error = cause instanceof SkimmerError ? cause : new SkimmerError('INTERNAL', `${name} could not be brought: the supernode failed; its log says why`, { cause })
+      const error = told(name, cause)
       controller.abort(error)
       if (!signal.aborted) {
         this.#metrics?.ended(kind, error.code)
@@ -244,7 +244,7 @@ export class StreamOrigin {
     if (length > this.maxBytes) throw new SkimmerError('LIMIT_EXCEEDED', `${name}: it has ${length} bytes, more than the ${this.maxBytes} that this supernode takes (files.max-size)`)
     // Else everything here would be dropped for something that cannot be kept anyway.
     const { capBytes } = this.#store.usage()
-    if (length > capBytes) throw new SkimmerError('NO_SPACE', `${name}: its ${length} bytes do not fit the supernode's cache of ${capBytes} (cache.size)`)
+    if (length > capBytes) throw new SkimmerError('NO_SPACE', `its ${length} bytes do not fit into a cache of ${capBytes} (cache.size)`)
   }
 
   async #keep(work: StreamWork): Promise<void> {
@@ -299,4 +299,10 @@ export class StreamOrigin {
     const entry = await this.#keys.get(record.resource)
     if (entry?.key === key) await this.#keys.delete(record.resource)
   }
+}
+
+/** As nodes hear it: they do not see whose disk is full. */
+function told(name: string, cause: unknown): SkimmerError {
+  if (hasCode(cause, 'NO_SPACE')) return new SkimmerError('NO_SPACE', `${name}: the supernode has no room for it: ${cause.message}`, { cause })
+  return cause instanceof SkimmerError ? cause : new SkimmerError('INTERNAL', `${name} could not be brought: the supernode failed; its log says why`, { cause })
 }

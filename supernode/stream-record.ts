@@ -6,7 +6,7 @@ const bytes = z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)
 const shown = z.string().max(8192)
 
 /** What the source says of the stream. `version` is opaque: two streams of one version have the same bytes. */
-export const streamHeadSchema = z.object({ version: shown, length: bytes.optional(), contentType: shown.optional(), etag: shown.optional(), lastModified: shown.optional() })
+export const streamHeadSchema = z.object({ version: shown, length: bytes.optional(), contentType: shown.optional(), contentEncoding: shown.optional(), etag: shown.optional(), lastModified: shown.optional() })
 export type StreamHead = z.infer<typeof streamHeadSchema>
 
 export const streamRecordSchema = z.object({
