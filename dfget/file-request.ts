@@ -71,12 +71,13 @@ async function readSource(file: Asked, task: string, { offset, version, signal }
   const wanted = { offset: start + offset, ...(end !== undefined && { length: Math.max(0, end + 1 - start - offset) }), ...(version !== undefined && { version }), signal }
   try {
     const answer = await source.open(wanted)
-    const { length: total, contentType, etag, lastModified, version: read } = answer.head
+    const { length: total, contentType, contentEncoding, etag, lastModified, version: read } = answer.head
     const length = total === undefined ? undefined : Math.max(0, Math.min(total, end === undefined ? total : end + 1) - start)
     return {
       version: read,
       ...(length !== undefined && { length }),
       ...(contentType !== undefined && { contentType }),
+      ...(contentEncoding !== undefined && { contentEncoding }),
       ...(etag !== undefined && { etag }),
       ...(lastModified !== undefined && { lastModified }),
       resourceId: (part) => fileResourceId(task, read, part),

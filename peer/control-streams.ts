@@ -23,7 +23,7 @@ const hashes = z.base64().max(Math.ceil(MAX_HASHES_A_FRAME * HASH_LENGTH / 3) * 
 /** What comes while a download goes on. A source that says its length has one part, told at once; else each part is told when it has been read. */
 const streamProgress = z.union([
   /** First of all. `version` is opaque: two downloads of one version have the same bytes. */
-  z.object({ head: z.object({ version: z.string().max(8192), length: count.optional(), contentType: shown.optional(), etag: shown.optional(), lastModified: shown.optional() }) }),
+  z.object({ head: z.object({ version: z.string().max(8192), length: count.optional(), contentType: shown.optional(), contentEncoding: shown.optional(), etag: shown.optional(), lastModified: shown.optional() }) }),
   /** A resource that holds `length` bytes of the stream from `offset` on, cut into blocks of `blockBytes`. */
   z.object({ part: z.object({ resource: resourceIdSchema, offset: count, length: count, blockBytes: z.number().int().min(1).max(MAX_BLOCK_BYTES), grant, last: z.boolean().optional() }) }),
   /** sha256 of the blocks of a part from block `from` on. */

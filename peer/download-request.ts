@@ -8,6 +8,8 @@ export interface DownloadHead {
   /** Bytes; undefined while the source does not say. */
   readonly length?: number
   readonly contentType?: string
+  /** The bytes are encoded so, and stay so. */
+  readonly contentEncoding?: string
   readonly etag?: string
   readonly lastModified?: string
 }

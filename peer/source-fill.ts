@@ -95,8 +95,8 @@ export class SourceFill {
   async #begin(): Promise<void> {
     const content = this.#content
     const answer = await this.#open(0)
-    const { version, length, contentType, etag, lastModified } = answer
-    if (content.head === undefined) content.setHead({ version, length, contentType, etag, lastModified })
+    const { version, length, contentType, contentEncoding, etag, lastModified } = answer
+    if (content.head === undefined) content.setHead({ version, length, contentType, contentEncoding, etag, lastModified })
     if (length === 0) content.finish()
     else if (length !== undefined) content.openPart(await content.addPart({ resource: answer.resourceId(0), offset: 0, length, blockBytes: answer.blockBytes, last: true }))
   }

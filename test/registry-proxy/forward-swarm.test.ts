@@ -1,4 +1,5 @@
 // Rules that send requests through the swarm: files as downloads of the node, and what goes to the server itself all the same.
+import { gzipSync } from 'node:zlib'
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals'
 import { CONTENT, until } from './forward-lab.ts'
 import { SwarmLab } from './forward-swarm-lab.ts'
@@ -57,6 +58,16 @@ describe('files through the swarm', () => {
     })
     await lab.startSwarm(SWARM)
     expect((await lab.curl(`http://localhost:${origin.port}/files/a`)).body.equals(Buffer.concat([CONTENT, Buffer.from('the end')]))).toBe(true)
+    expect(await ways('file')).toBe(1)
+  })
+
+  test('one that is stored encoded says so', async () => {
+    const stored = gzipSync(CONTENT)
+    const origin = await lab.origin({ answer: (_, response) => void response.writeHead(200, { 'content-length': stored.length, 'content-encoding': 'gzip', etag: '"one"' }).end(stored) })
+    await lab.startSwarm(SWARM)
+    const { body, stdout } = await lab.curl(`http://localhost:${origin.port}/files/a`, '-D', '-')
+    expect(stdout).toMatch(/content-encoding: gzip\r\n/i)
+    expect(body.equals(stored)).toBe(true)
     expect(await ways('file')).toBe(1)
   })
 
