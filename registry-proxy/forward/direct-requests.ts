@@ -1,7 +1,7 @@
 // Requests that are passed on to their server as they are, and its answers back.
 import http, { type ClientRequest, type IncomingMessage, type ServerResponse } from 'node:http'
 import https from 'node:https'
-import { isIP, type Socket } from 'node:net'
+import { isIP } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { SecureContext } from 'node:tls'
@@ -13,6 +13,9 @@ import { endToEnd, hasBody, requestHeaders } from './forward-headers.ts'
 import type { ForwardMetrics, ForwardOutcome } from './forward-metrics.ts'
 import type { ForwardLimits } from './forward-options.ts'
 import { joinStreams } from './joined-streams.ts'
+
+/** How long an idle connection to a server is kept. */
+const KEPT_MS = 30_000
 
 interface TlsOptions {
   readonly secureContext: SecureContext
@@ -34,7 +37,8 @@ export class DirectRequests {
     this.#metrics = components.metrics
     this.#limits = options.limits
     this.#via = options.via
-    const keeping = { keepAlive: true, maxFreeSockets: 64, keepAliveMsecs: 30_000, scheduling: 'lifo' as const }
+    // The timeout ends connections that nobody uses; those in use have times of their own.
+    const keeping = { keepAlive: true, maxFreeSockets: 16, timeout: KEPT_MS, scheduling: 'lifo' as const }
     this.#http = new http.Agent(keeping)
     this.#https = new https.Agent(keeping)
   }
@@ -133,7 +137,8 @@ export class DirectRequests {
         request.once('aborted', gone)
       } else outgoing.end()
       const answer = await answered
-      answer.setTimeout(this.#limits.idleMs, () => answer.destroy(new SkimmerError('TIMEOUT', `${url.host} sent nothing for ${this.#limits.idleMs / 1000} s`)))
+      const { idleMs } = this.#limits
+      outgoing.setTimeout(idleMs, () => answer.destroy(new SkimmerError('TIMEOUT', `${url.host} sent nothing for ${idleMs / 1000} s`)))
       response.sendDate = false
       // What is left of a body that the server did not want must not be taken for the next request.
       if (!request.complete) response.shouldKeepAlive = false
@@ -156,14 +161,14 @@ export class DirectRequests {
     const { connectMs, answerMs, idleMs } = this.#limits
     const end = (what: string, ms: number) => (): void => void outgoing.destroy(new SkimmerError('TIMEOUT', `${url.host} ${what} within ${ms / 1000} s`))
     let timer = setTimeout(end('did not connect', connectMs), connectMs)
-    const connected = (socket: Socket): void => {
+    const connected = (): void => {
       clearTimeout(timer)
-      if (body) socket.setTimeout(idleMs, end('took or sent nothing', idleMs))
+      if (body) outgoing.setTimeout(idleMs, end('took or sent nothing', idleMs))
       else timer = setTimeout(end('did not answer', answerMs), answerMs)
     }
     outgoing.once('socket', (socket) => {
-      if (!socket.connecting) connected(socket)
-      else socket.once('encrypted' in socket ? 'secureConnect' : 'connect', () => connected(socket))
+      if (!socket.connecting) connected()
+      else socket.once('encrypted' in socket ? 'secureConnect' : 'connect', connected)
     })
     for (const event of ['response', 'upgrade', 'close']) outgoing.once(event, () => clearTimeout(timer))
   }

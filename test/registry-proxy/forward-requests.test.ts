@@ -134,6 +134,32 @@ describe('requests that are passed on', () => {
     socket.destroy()
   })
 
+  test('a server that stops in the middle of an answer, or of taking an upload, is not waited for for ever', async () => {
+    const origin = await lab.origin({
+      answer: (request, response) => {
+        if (request.method === 'PUT') return // Reads nothing, says nothing.
+        response.writeHead(200, { 'content-length': 10 })
+        response.write('half')
+      },
+    })
+    await lab.start({}, {}, { limits: { idleMs: 200 } })
+    const got = await lab.curl(`http://localhost:${origin.port}/`)
+    expect([got.code, got.body.toString()]).toEqual([18, 'half'])
+    const put = await lab.curl(`http://localhost:${origin.port}/`, '-T', lab.file('upload', Buffer.concat(Array.from({ length: 10 }, () => CONTENT))))
+    expect(put.status === 504 || put.code !== 0).toBe(true)
+  })
+
+  test('many uploads over one connection', async () => {
+    const warnings: Error[] = []
+    const note = (warning: Error): void => void warnings.push(warning)
+    process.on('warning', note)
+    const origin = await lab.origin({ answer: (request, response) => void request.resume().on('end', () => response.end('ok')) })
+    await lab.start()
+    for (let time = 0; time < 30; time++) expect((await lab.curl(`http://localhost:${origin.port}/`, '-d', 'x')).status).toBe(200)
+    process.off('warning', note)
+    expect(warnings).toEqual([])
+  })
+
   test('an idle connection that the server closed is not the client\'s trouble', async () => {
     const origin = await lab.origin({
       answer: (request, response) => {
