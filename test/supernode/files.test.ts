@@ -207,6 +207,7 @@ withNginx('a file (needs nginx)', () => {
     const call = open({ url: `${server.url}/a.bin`, headers: { 'accept-encoding': 'gzip' } })
     const answer = await call.answer
     expect(call.head!.length).toBeUndefined()
+    expect(call.head!.contentEncoding).toBe('gzip')
     expect(answer.parts).toBe(3)
     expect(call.parts.map(({ length, last }) => [length, last])).toEqual([[8 * MIB, undefined], [8 * MIB, undefined], [answer.length - 16 * MIB, true]])
     expect(call.parts.map(({ resource }) => resource.replace(/^file:[0-9a-f]{64}/, ''))).toEqual(['', '.1', '.2'])
