@@ -7,7 +7,7 @@ import { LentAnswer, NoAnswer } from './lent-answer.ts'
 import type { TransferAnswer } from './transfer.ts'
 
 const MAX_ERROR_BYTES = 64 * 1024
-/** Who has not begun to answer after that is asked whether it lives. */
+/** Who sends nothing for so long is asked whether it lives. */
 const SILENT_MS = 5_000
 const PROBE_MS = 10_000
 
@@ -38,11 +38,11 @@ export class DaemonClient {
     const answer = LentAnswer.begin(this.socket, '/v1/files', JSON.stringify(request))
     const abort = (): void => answer.destroy(signal.reason instanceof Error ? signal.reason : undefined)
     signal.addEventListener('abort', abort, { once: true })
-    const looking = this.#look(answer)
+    const looking = this.#look(answer, content)
     let head: BodyHead | undefined
     try {
       signal.throwIfAborted()
-      await answer.head.finally(() => clearInterval(looking))
+      await answer.head
       if (answer.status !== 200) throw await readError(answer, `${this.who} on ${this.socket}`)
       head = headOf(answer)
       await onHead(head)
@@ -52,6 +52,7 @@ export class DaemonClient {
       if (error instanceof NoAnswer) throw new SkimmerError('UNAVAILABLE', `what listens on ${this.socket} is not ${this.who}: ${error.message}`, { cause: error, details: { reached: true } })
       throw error instanceof SkimmerError ? error : await this.#broke(error as NodeJS.ErrnoException, head, content)
     } finally {
+      clearInterval(looking)
       signal.removeEventListener('abort', abort)
       answer.destroy()
     }
@@ -63,9 +64,12 @@ export class DaemonClient {
   }
 
   /** A long wait is no fault: the source may be slow. Silence altogether is. */
-  #look(answer: LentAnswer): NodeJS.Timeout {
+  #look(answer: LentAnswer, content: Content): NodeJS.Timeout {
+    let before = content.received
     return setInterval(() => {
-      this.#get('/v1/files').catch(() => answer.destroy(new SkimmerError('UNAVAILABLE', `${this.who} on ${this.socket} is silent`, { details: { reached: true } })))
+      const silent = content.received === before
+      before = content.received
+      if (silent) this.#get('/v1/files').catch(() => answer.destroy(new SkimmerError('UNAVAILABLE', `${this.who} on ${this.socket} is silent`, { details: { reached: true, broke: true } })))
     }, SILENT_MS)
   }
 

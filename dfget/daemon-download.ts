@@ -26,7 +26,7 @@ export async function downloadByDaemon(route: 'node' | 'peer', client: () => Pro
     return { route, bytes: content.received, received, ...(digest !== undefined && { digest }), ...(contentType !== undefined && { contentType }) }
   } catch (error) {
     await output.discard()
-    if (!output.restartable && output.position > 0 && error instanceof SkimmerError) throw new SkimmerError(error.code, error.message, { cause: error.cause, details: { ...error.details, spent: true } })
+    if (!output.restartable && output.position > 0 && error instanceof SkimmerError && error.code !== 'ABORTED') throw new SkimmerError(error.code, error.message, { cause: error.cause, details: { ...error.details, spent: true } })
     throw error
   }
 }

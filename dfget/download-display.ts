@@ -87,6 +87,7 @@ export class DownloadDisplay {
 
   #words({ bytes, length, received }: Snapshot, all: boolean): string {
     const rate = this.#rate()
+    if (bytes === 0 && this.#options.files === undefined) return 'waiting for the first byte'
     const files = this.#options.files?.()
     const part = length === undefined ? '' : ` of ${formatSize(length)} (${length === 0 ? 100 : Math.floor((bytes * 100) / length)} %)`
     const left = length !== undefined && rate > 0 && bytes < length ? `, ${formatLeft((length - bytes) / rate)} left` : ''

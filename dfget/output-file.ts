@@ -76,12 +76,19 @@ export async function intoPlace(handle: FileHandle, from: string, to: string, { 
   }
 }
 
-/** What dfgets that were killed left beside FILE. */
-async function removeLeftovers(path: string): Promise<void> {
-  const start = basename(besideName(path, 'dfget-'))
-  for (const name of await readdir(dirname(path)).catch(() => [])) {
-    const owner = name.startsWith(start) ? ownerOf(name.slice(start.length).replace(/-[0-9a-f]{8}$/, '')) : undefined
-    if (owner?.here === true && !alive(owner)) await unlink(join(dirname(path), name)).catch(() => {})
+/** Made so that nobody may read it before its time; who may in the end is set in the end. */
+export const creationMode = (mode: number | undefined): number => (mode === undefined ? 0o666 : (mode & 0o666) | 0o600)
+
+const swept = new Set<string>()
+
+/** What dfgets that were killed left in a directory; looked for once. */
+async function sweep(directory: string): Promise<void> {
+  if (swept.has(directory)) return
+  swept.add(directory)
+  for (const name of await readdir(directory).catch(() => [])) {
+    const [, written] = /^\..+\.dfget-([0-9a-f-]+)-[0-9a-f]{8}$/.exec(name) ?? []
+    const owner = written === undefined ? undefined : ownerOf(written)
+    if (owner?.here === true && !alive(owner)) await unlink(join(directory, name)).catch(() => {})
   }
 }
 
@@ -106,9 +113,9 @@ export class OutputFile implements Output {
 
   /** `target` is of outputPlace. */
   static async create(name: string, target: string, options: OutputFileOptions = {}): Promise<OutputFile> {
-    await removeLeftovers(target)
+    await sweep(dirname(target))
     const temporary = besideName(target, `dfget-${OWNER}-${randomBytes(4).toString('hex')}`)
-    const handle = await open(temporary, 'wx', 0o666).catch((error: unknown) => {
+    const handle = await open(temporary, 'wx', creationMode(options.mode)).catch((error: unknown) => {
       throw fileError(error, name)
     })
     return new OutputFile(name, target, temporary, handle, options)

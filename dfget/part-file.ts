@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto'
 import { SkimmerError } from '../oci/errors.ts'
 import type { PartsState } from '../source/parallel-ranges.ts'
 import { alive, OWNER, ownerOf } from './file-owner.ts'
-import { besideName, fileError, intoPlace, type OutputFileOptions } from './output-file.ts'
+import { besideName, creationMode, fileError, intoPlace, type OutputFileOptions } from './output-file.ts'
 
 /** What is on the disk is written down this often. */
 const CHECKPOINT_MS = 1_000
@@ -38,14 +38,14 @@ export class PartFile {
   }
 
   /** `key` names the task in names of files. When another process has this very download, this one goes on for itself and cannot be resumed. */
-  static async open(name: string, target: string, key: string): Promise<PartFile> {
+  static async open(name: string, target: string, key: string, { mode }: OutputFileOptions = {}): Promise<PartFile> {
     const lock = besideName(target, `${key}.lock`)
     try {
       const mine = await takeLock(lock)
       const path = besideName(target, mine ? `${key}.part` : `${key}.${randomBytes(4).toString('hex')}.part`)
       const state = besideName(target, `${key}.json`)
       const resume = mine ? await readState(state, path) : undefined
-      const handle = await open(path, resume === undefined ? 'w+' : 'r+', 0o666)
+      const handle = await open(path, resume === undefined ? 'w+' : 'r+', creationMode(mode))
       return new PartFile({ name, target, path, state, ...(mine && { lock }) }, handle, resume)
     } catch (error) {
       throw fileError(error, name)

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { Command, Option } from 'commander'
 import { chooseSettings, environmentLayer, fileLayer, refuse, type SettingsLayer } from '../command-line/settings.ts'
 import { VERSION } from '../command-line/version.ts'
+import { basicAuthorization } from '../source/source-url.ts'
 import { parseContentDigest } from '../source/content-digest.ts'
 import { checkTogether, OPTIONS, PASSED_OVER, settingsOf, type DfgetOption, type DfgetValues, type Spelling } from './options.ts'
 import { EPILOGUE } from './help.ts'
@@ -98,7 +99,17 @@ export function readWords(words: readonly string[], environment: NodeJS.ProcessE
   if (word !== undefined && values.url !== undefined && word !== values.url) refuse('two URLs: one is enough')
   const url = word ?? values.url ?? refuse('what shall be downloaded? Write its URL; dfget --help tells the rest')
   if (!URL.canParse(url)) refuse('this is no URL: write it like https://host/path')
-  return { url, values, headers: headersOf(values, flags.get('headers'), files, environment), ...(values.cacert.length > 0 && { ca: readAuthorities(values.cacert) }) }
+  const headers = headersOf(values, flags.get('headers'), files, environment)
+  return { ...withoutUser(url, headers), values, ...(values.cacert.length > 0 && { ca: readAuthorities(values.cacert) }) }
+}
+
+/** Who asks is said by a header, never by the URL: it is no part of what is asked for. */
+function withoutUser(text: string, headers: Record<string, string>): { url: string; headers: Record<string, string> } {
+  const url = new URL(text)
+  const authorization = basicAuthorization(url)
+  if (authorization === undefined) return { url: text, headers }
+  url.username = url.password = ''
+  return { url: url.href, headers: { authorization, ...headers } }
 }
 
 function configFiles(named: string | undefined, environment: NodeJS.ProcessEnv): string[] {

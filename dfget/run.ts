@@ -56,13 +56,14 @@ class Run {
     this.#signal = signal
     const { quiet, progress } = words.values
     this.#shows = !quiet && progress !== 'off'
-    this.#ways = new Ways(words, { watch: this.#shows, say: (line) => this.#say(line) })
+    this.#ways = new Ways(words, { watch: this.#shows, say: (line) => this.#say(`dfget: ${line}`) })
   }
 
   async go(): Promise<number> {
     try {
       return await (this.#words.values.recursive ? this.#tree() : this.#one())
-    } catch (error) {
+    } catch (thrown) {
+      const error: unknown = this.#signal.aborted ? this.#signal.reason : thrown
       this.#display?.stop()
       const code = this.#failed(error)
       if (this.#words.values.json) this.#print({ url: shownUrl(this.#words.url), ...failureOf(error) })
@@ -129,7 +130,7 @@ class Run {
       }
     })
     this.#display?.stop()
-    if (this.#signal.aborted) throw this.#signal.reason
+    this.#signal.throwIfAborted()
     const sum = sumOf(snapshots)
     const seconds = (performance.now() - this.#startedAt) / 1000
     this.#say(`${directory}: ${results.length - failures.length} of ${files.length} files, ${formatEnd(sum.bytes, seconds, sum.received)}${failures.length > 0 ? `; ${failures.length} failed` : ''}`)

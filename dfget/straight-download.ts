@@ -74,7 +74,7 @@ const lengthOf = ({ length }: SourceHead, range: { start: number; end: number } 
 
 async function inParts(source: Source, target: string, job: FileJob, pay: Pay): Promise<Arrived> {
   for (let restarts = 0; ; restarts++) {
-    const file = await PartFile.open(job.output, target, keyOf(job))
+    const file = await PartFile.open(job.output, target, keyOf(job), { mode: job.words.values.mode })
     try {
       const done = await new PartsDownload(source, target, file, job, pay).run()
       const digest = job.words.values.digest === undefined ? undefined : await digestOf(file, job)

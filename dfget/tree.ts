@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import { SkimmerError } from '../oci/errors.ts'
 import { listIndex } from '../source/list-index.ts'
 import type { Sources } from '../source/sources.ts'
-import { safePath } from './file-names.ts'
+import { safePath, shownUrl } from './file-names.ts'
 import { sourceRequestOf } from './own-sources.ts'
 import type { DfgetWords } from './read-options.ts'
 
@@ -38,7 +38,7 @@ export async function listTree(words: DfgetWords, sources: Sources, signal: Abor
         if (values.level !== 0 && depth >= values.level) continue
         if (seen.has(url)) continue
         seen.add(url)
-        if (seen.size > MAX_DIRECTORIES) throw new SkimmerError('LIMIT_EXCEEDED', `${words.url}: more than ${MAX_DIRECTORIES} directories`)
+        if (seen.size > MAX_DIRECTORIES) throw new SkimmerError('LIMIT_EXCEEDED', `${shownUrl(words.url)}: more than ${MAX_DIRECTORIES} directories`)
         level.push({ url, name })
       } else if (values['accept-regex'].length === 0 || wanted(url, values['accept-regex'])) {
         files.set(name, { url, name: safePath(name), ...(size !== undefined && { size }) })

@@ -57,6 +57,8 @@ nginxDescribe('through a daemon', () => {
     expect([file('c').equals(content), statSync(join(home.work, 'c')).mode & 0o777]).toEqual([true, 0o640])
     const out = await home.dfget(['-e', socket(), `${nginx.url}/file.bin`, '-O', '-', '-q', '--digest', sha256])
     expect([out.code, out.stdout.equals(content)]).toEqual([0, true])
+    const stopped = await home.dfget(['-e', socket(), `${nginx.url}/file.bin`, '-O', '-', '--no-progress'], { started: (child) => child.stdout!.once('data', () => child.stdout!.destroy()) })
+    expect([stopped.code, stopped.stderr]).toEqual([141, ''])
     await home.dfget([...node, `${nginx.url}/file.bin`, '-O', 'd', '--range', '100-299'])
     expect(file('d').equals(content.subarray(100, 300))).toBe(true)
     expect(await home.dfget([...node, `${nginx.url}/secret`, '-O', 'e'])).toMatchObject({ code: 4 })
@@ -111,7 +113,7 @@ nginxDescribe('through a daemon', () => {
     const [peer] = home.peers()
     const words = ['--socket', socket(), `${nginx.url}/file.bin`, '-O', 'g', '--tag', 'gone', '--limit', '4M']
     const { code, stderr } = await home.dfget(words, { started: () => void until(() => writing('g') > 2 * MIB).then(() => process.kill(peer, 'SIGKILL')) })
-    expect([code, stderr]).toEqual([0, expect.stringMatching(/^the node on .* does not answer \(ECONNREFUSED\); now straight from the source$/m)])
+    expect([code, stderr]).toEqual([0, expect.stringMatching(/^dfget: the node on .* does not answer \(ECONNREFUSED\); now straight from the source$/m)])
     expect(file('g').equals(content)).toBe(true)
   })
 
@@ -126,7 +128,7 @@ nginxDescribe('through a daemon', () => {
   })
 
   test('no node, no supernode that answers, and the source is not to be read: an error', async () => {
-    const { code, stderr } = await home.dfget([...lost, `${nginx.url}/file.bin`, '-O', 'n', '--tag', 'none', '--notbs', '--timeout', '2s'])
+    const { code, stderr } = await home.dfget([...lost, `${nginx.url}/file.bin`, '-O', 'n', '--tag', 'none', '--notbs', '--timeout', '2s', '--no-progress'])
     expect([code, stderr, existsSync(join(home.work, 'n'))]).toEqual([5, 'dfget: not here after 2 s (--timeout)\n', false])
   })
 })

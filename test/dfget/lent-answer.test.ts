@@ -1,6 +1,6 @@
 // Answers of a daemon, read into a few buffers: any length, cut anywhere, slow readers; and everything that is no such answer.
 import { afterEach, describe, expect, jest, test } from '@jest/globals'
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer as createHttpServer } from 'node:http'
 import { createServer, type Server, type Socket } from 'node:net'

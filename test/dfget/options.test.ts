@@ -1,7 +1,10 @@
 // dfget's words: what Dragonfly's users write means what it meant, and what is wrong is said before anything happens.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { EXIT_CODES } from '../../command-line/exit-codes.ts'
+import { OPTIONS, PASSED_OVER, type DfgetOption } from '../../dfget/options.ts'
 import { readWords, type DfgetWords } from '../../dfget/read-options.ts'
 import { Home } from './run-dfget.ts'
 
@@ -133,4 +136,31 @@ test('--help names every option, its groups and the exit codes', async () => {
   const { code, stdout, stderr } = await home.dfget(['--help'])
   expect([code, stderr]).toEqual([0, ''])
   for (const words of ['-O, --output <FILE>', 'Whole directories:', '--notbs', '--md5', '-s --locallimit', '130 interrupted', 'DFGET_HEADERS']) expect(stdout.toString()).toContain(words)
+})
+
+test('a user and password in the URL become a header: they are no part of what is asked for', () => {
+  expect(read('https://me:p%40ss@source.example/f')).toMatchObject({ url: 'https://source.example/f', headers: { authorization: `Basic ${Buffer.from('me:p@ss').toString('base64')}` } })
+})
+
+describe('docs/dfget.md', () => {
+  const text = readFileSync(fileURLToPath(new globalThis.URL('../../docs/dfget.md', import.meta.url)), 'utf8')
+
+  test('the options that it names exist', async () => {
+    const known = new Set([...Object.values<DfgetOption>(OPTIONS).flatMap(({ spellings }) => spellings), ...PASSED_OVER].flatMap(({ flags }) => flags.split(', ')))
+    const named = [...text.matchAll(/`(--?[A-Za-z][\w-]*)/g), ...text.matchAll(/^dfget .*?(-[A-Za-z-]+)/gm)].map(([, flag]) => flag)
+    expect(named.length).toBeGreaterThan(80)
+    expect(named.filter((flag) => !known.has(flag) && flag !== '--help')).toEqual([])
+  })
+
+  test('the settings that it shows are accepted', () => {
+    const [, yaml] = /```yaml\n([\s\S]*?)```/.exec(text)!
+    const file = join(home.path, 'documented.yaml')
+    writeFileSync(file, yaml)
+    expect(read(`${URL} --config ${file}`)).toMatchObject({ headers: { 'x-team': 'release' }, values: { supernodes: ['10.0.0.1:4980'], progress: 'off', 'total-limit': 50 * 2 ** 20 } })
+  })
+
+  test('its exit codes are those of the command', () => {
+    const codes = [...text.matchAll(/^\| (\d+) \|/gm)].map(([, code]) => Number(code))
+    expect(codes).toEqual([...Object.values(EXIT_CODES), 141])
+  })
 })

@@ -1,7 +1,10 @@
 // Without a node and without supernodes: dfget reads the source itself, from a real nginx.
 import { afterAll, beforeAll, describe, expect, jest, test } from '@jest/globals'
+import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, truncateSync, utimesSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { haveNginx, startNginx, type RunningNginx } from '../source/nginx-fixture.ts'
 import { Home, sampleBytes, until } from './run-dfget.ts'
@@ -42,6 +45,7 @@ nginxDescribe('straight from the source', () => {
   })
   afterAll(async () => {
     await nginx?.stop()
+    if (mounted) spawnSync('umount', [small], { stdio: 'ignore' })
     home.remove()
   })
 
@@ -147,6 +151,27 @@ nginxDescribe('straight from the source', () => {
     truncateSync(join(nginx.root, 'huge'), 15 * 1024 ** 4)
     const { code, stderr } = await home.dfget([`${nginx.url}/huge`], { cwd })
     expect([code, stderr, names(cwd)]).toEqual([7, expect.stringMatching(/^dfget: no space for .*huge: it has 15\.0 TiB, and .* has room for/), []])
+  })
+
+  const small = join(home.path, 'small')
+  mkdirSync(small)
+  const mounted = process.getuid?.() === 0 && spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', small], { stdio: 'ignore' }).status === 0
+  const onSmallDisk = mounted ? test : test.skip
+  onSmallDisk('the disk fills up: an error, and what was written is gone', async () => {
+    // No length is told: nobody can know before.
+    const server = createServer((_, response) => {
+      response.writeHead(200, { 'transfer-encoding': 'chunked' })
+      response.end(content)
+    }).listen(0, '127.0.0.1')
+    await new Promise((resolve) => server.once('listening', resolve))
+    try {
+      const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/f`
+      const { code, stderr } = await home.dfget([url], { cwd: small })
+      expect([code, stderr, names(small)]).toEqual([7, expect.stringContaining('no space for f (ENOSPC)'), []])
+    } finally {
+      server.close()
+      spawnSync('umount', [small])
+    }
   })
 
   test('headers from a file or the environment are in no process list; those among the words are soon gone from it', async () => {
