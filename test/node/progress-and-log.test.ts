@@ -13,7 +13,7 @@ function pipe(): { out: NodeJS.WriteStream; text: () => string } {
 
 /** What a process of its own writes to standard error. */
 function logged(statements: string): string {
-  const script = `import { createLogger } from ${JSON.stringify(`${ROOT}node/log.ts`)}\nconst logger = createLogger('info', 'test')\n${statements}`
+  const script = `import { createLogger } from ${JSON.stringify(`${ROOT}command-line/log.ts`)}\nconst logger = createLogger('info', 'test')\n${statements}`
   const { status, stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' })
   expect([status, stdout]).toEqual([0, ''])
   return stderr
