@@ -54,7 +54,7 @@ export interface FuseChannelOptions {
 const TOUCH_DRAIN_MS = 100
 const WAKE_TIMEOUT_MS = 5000
 
-interface Thread { readonly worker: Worker; readonly done: Promise<void>; running: boolean }
+interface Thread { readonly number: number; readonly worker: Worker; readonly done: Promise<void>; running: boolean }
 
 /** Emits 'gone' when the kernel has ended the connection (unmounted or aborted). */
 export class FuseChannel extends EventEmitter<{ gone: [] }> {
@@ -68,7 +68,9 @@ export class FuseChannel extends EventEmitter<{ gone: [] }> {
   readonly #touchedBy: { resourceId: string; wanted: boolean }[] = [{ resourceId: '', wanted: false }]
   readonly #parked: ParkedReads
   readonly #metrics: ChannelMetrics
-  #threads: Thread[] = []
+  #readers: Thread[] = []
+  /** Answers what had to wait. */
+  #answering: Thread | undefined
   #touchPosition = 0
   #touchTimer: NodeJS.Timeout | undefined
   #restored = false
@@ -86,14 +88,18 @@ export class FuseChannel extends EventEmitter<{ gone: [] }> {
     this.#parked = new ParkedReads({
       source: components.source,
       logger: components.logger,
-      answer: (request, error) => this.#answerer?.postMessage({ kind: 'answer', request, error } satisfies News),
+      answer: (request, error) => this.#answerer.postMessage({ kind: 'answer', request, error } satisfies News),
       onFailure: (failure) => this.#failed(failure),
       onWaited: (milliseconds) => this.#metrics.waited(milliseconds),
     }, this.options)
   }
 
-  get #answerer(): Worker | undefined {
-    return this.#threads.at(-1)?.worker
+  get #answerer(): Worker {
+    return (this.#answering ??= this.#startThread(this.options.threads, 'answerer')).worker
+  }
+
+  get #threads(): Thread[] {
+    return this.#answering === undefined ? this.#readers : [...this.#readers, this.#answering]
   }
 
   /** Paths of what is published, below the mount point; for other rooms and for mounts. */
@@ -111,17 +117,20 @@ export class FuseChannel extends EventEmitter<{ gone: [] }> {
     return !this.#gone
   }
 
-  /** Starts the threads and asks the kernel for what a daemon before us left unanswered. Requests for nodes unknown so far wait for restored(). */
+  /**
+   * Asks the kernel for what a daemon before us left unanswered, and starts one thread: the others, 15 MB each, come with what is published first.
+   * Requests for nodes unknown so far wait for restored().
+   */
   async start(): Promise<void> {
-    if (this.#threads.length > 0) throw new SkimmerError('CONFLICT', 'the FUSE channel runs already')
+    if (this.#readers.length > 0) throw new SkimmerError('CONFLICT', 'the FUSE channel runs already')
     // Asked for before our own threads hold anything: otherwise the kernel would send their waiting requests a second time.
     this.#askAgain()
-    const count = this.options.threads + 1
-    for (let thread = 0; thread < count; thread++) this.#threads.push(this.#startThread(thread, thread === count - 1 ? 'answerer' : 'reader'))
-    await Promise.all(this.#threads.map(({ worker }) => new Promise<void>((resolve, reject) => {
+    const { worker } = this.#startReader()
+    if (this.#published.byKey.size > 0) this.#startOthers()
+    await new Promise<void>((resolve, reject) => {
       worker.once('online', resolve)
       worker.once('error', reject)
-    })))
+    })
   }
 
   /** /layers/<name>; the name is the diffID's hex. Publishing the same name again replaces it. */
@@ -196,13 +205,13 @@ export class FuseChannel extends EventEmitter<{ gone: [] }> {
     this.#touchTimer = undefined
     this.#parked.stop(options.handOver === true && this.options.negotiated.resend)
     Atomics.store(this.#control, CONTROL.STOP, 1)
-    const readers = this.#threads.slice(0, -1)
+    const readers = this.#readers
     const deadline = Date.now() + WAKE_TIMEOUT_MS
     // A thread notices after its next request, so make one: statfs always asks. In a child, because it might wait.
     while (!this.#gone && readers.some((thread) => thread.running) && Date.now() < deadline) await this.#wake(readers)
     if (this.#gone) await Promise.all(readers.map((thread) => thread.done))
-    this.#answerer?.postMessage({ kind: 'stop' } satisfies News)
-    if (this.#threads.length > 0) await this.#threads.at(-1)?.done
+    this.#answering?.worker.postMessage({ kind: 'stop' } satisfies News)
+    await this.#answering?.done
     const stuck = readers.filter((thread) => thread.running).length
     if (stuck === 0) for (const published of this.#published.byKey.values()) if (published.room === 'disks') fs.closeSync(published.disk.metadataFd)
     return { stuck }
@@ -215,6 +224,19 @@ export class FuseChannel extends EventEmitter<{ gone: [] }> {
     const ended = Promise.race(readers.filter((thread) => thread.running).map((thread) => thread.done))
     // Whichever comes first; a child that hangs is left to its timeout.
     return Promise.race([child.then(() => Promise.race([ended, new Promise((resolve) => setTimeout(resolve, 20))])), ended])
+  }
+
+  /** The threads that idle nodes can do without. */
+  #startOthers(): void {
+    if (this.#readers.length === 0 || Atomics.load(this.#control, CONTROL.STOP) !== 0) return
+    while (this.#readers.length < this.options.threads) this.#startReader()
+    void this.#answerer
+  }
+
+  #startReader(): Thread {
+    const reader = this.#startThread(this.#readers.length, 'reader')
+    this.#readers.push(reader)
+    return reader
   }
 
   #startThread(thread: number, role: ThreadData['role']): Thread {
@@ -230,7 +252,7 @@ export class FuseChannel extends EventEmitter<{ gone: [] }> {
     Atomics.store(this.#control, seenCell(thread), version - 1)
     worker.on('message', (report: Report) => this.#hear(report))
     worker.on('error', (error) => this.#components.logger.fatal({ err: error }, 'a FUSE thread died'))
-    const started: Thread = { worker, running: true, done: new Promise((resolve) => worker.once('exit', () => { started.running = false; resolve() })) }
+    const started: Thread = { number: thread, worker, running: true, done: new Promise((resolve) => worker.once('exit', () => { started.running = false; resolve() })) }
     return started
   }
 
@@ -254,6 +276,7 @@ export class FuseChannel extends EventEmitter<{ gone: [] }> {
   }
 
   #publish(published: Published): void {
+    this.#startOthers()
     this.#published.put(published)
     this.#tell((version) => ({ kind: 'publish', published, version }))
   }
@@ -268,9 +291,9 @@ export class FuseChannel extends EventEmitter<{ gone: [] }> {
   /** Every thread has seen the last news or is idle, and an idle one looks before it works. */
   async #whenSeen(): Promise<void> {
     const version = Atomics.load(this.#control, CONTROL.VERSION)
-    const behind = (thread: Thread, index: number): boolean => {
-      if (!thread.running || Atomics.load(this.#control, seenCell(index)) >= version) return false
-      return index === this.#threads.length - 1 || Atomics.load(this.#control, busyCell(index)) !== 0
+    const behind = (thread: Thread): boolean => {
+      if (!thread.running || Atomics.load(this.#control, seenCell(thread.number)) >= version) return false
+      return thread === this.#answering || Atomics.load(this.#control, busyCell(thread.number)) !== 0
     }
     while (this.#threads.some(behind)) await new Promise((resolve) => setTimeout(resolve, 1))
   }

@@ -56,8 +56,4 @@ export function supervise(options: SuperviseOptions): never {
   return process.execve(file, [command, ...words], env)
 }
 
-/** In the source tree as in a build, where only TypeScript moves: the shim is looked for next to this file, then next to the build. */
-function besides(name: string): string {
-  const here = fileURLToPath(new URL(name, import.meta.url))
-  return fs.existsSync(here) ? here : fileURLToPath(new URL(`../../blockdev/${name}`, import.meta.url))
-}
+const besides = (name: string): string => fileURLToPath(new URL(name, import.meta.url))

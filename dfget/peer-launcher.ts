@@ -4,6 +4,7 @@ import { closeSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { request } from 'node:http'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { SMALL_PROCESS_ENVIRONMENT, SMALL_PROCESS_FLAGS } from '../command-line/small-process.ts'
 import { SkimmerError } from '../oci/errors.ts'
 import { PEER_EXIT_TAKEN } from './peer-exit.ts'
 import type { PeerPlace } from './peer-place.ts'
@@ -18,8 +19,6 @@ const MAX_REASON = 2_000
 
 /** A peer is long-lived, its first user's environment is not its business: tokens may be in it. */
 const KEPT = ['PATH', 'HOME', 'LANG', 'TZ', 'TMPDIR', 'XDG_CACHE_HOME', 'XDG_RUNTIME_DIR', 'NODE_COMPILE_CACHE', 'NODE_EXTRA_CA_CERTS', 'SSL_CERT_FILE', 'SSL_CERT_DIR', 'MALLOC_ARENA_MAX']
-/** Keeps the process small: young garbage is collected by the transfers themselves, and threads share glibc's arenas. */
-const NODE_FLAGS = ['--max-semi-space-size=2', '--disable-warning=ExperimentalWarning']
 
 export type PeerLaunchOptions = Partial<Omit<PeerProcessOptions, keyof PeerPlace | 'supernodes'>> & { readonly supernodes: readonly string[] }
 
@@ -65,11 +64,11 @@ class Starting {
     try {
       const environment = Object.fromEntries(KEPT.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]])))
       const program = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? './peer-process.ts' : './peer-process.js', import.meta.url))
-      this.#child = spawn(process.execPath, [...NODE_FLAGS, program, JSON.stringify({ ...options, ...place })], {
+      this.#child = spawn(process.execPath, [...SMALL_PROCESS_FLAGS, program, JSON.stringify({ ...options, ...place })], {
         detached: true,
         cwd: '/',
         stdio: ['ignore', fd, fd],
-        env: { MALLOC_ARENA_MAX: '2', NODE_COMPILE_CACHE: join(place.directory, '..', 'compile-cache'), ...environment },
+        env: { ...SMALL_PROCESS_ENVIRONMENT, NODE_COMPILE_CACHE: join(place.directory, '..', 'compile-cache'), ...environment },
       })
     } finally {
       closeSync(fd)

@@ -4,12 +4,16 @@ import { Command } from 'commander'
 import { Registry, collectDefaultMetrics } from 'prom-client'
 import type { Inheritance } from '../blockdev/inheritance.ts'
 import type { Listening } from '../snapshotter/grpc-server.ts'
+import { forgetStart } from '../peer/buffer-garbage.ts'
 import { SnapshotterServer } from '../snapshotter/snapshotter-server.ts'
 import { NODE_SETTINGS } from './config/node-settings.ts'
 import { addSettings, loadSettings } from '../command-line/settings.ts'
 import { NodeDaemon } from './daemon.ts'
 import { exitCodeOf } from '../command-line/exit-codes.ts'
 import { createLogger } from '../command-line/log.ts'
+
+/** After so long what the start was busy with is over, containers' waiting reads too. */
+const SETTLED_MS = 2_000
 
 export interface DaemonCalls {
   /** Where the snapshotter's clients are. */
@@ -39,6 +43,7 @@ export async function runDaemon(inherited: Inheritance, calls: DaemonCalls): Pro
   }
   // On its own it is written when a process ends well, which a daemon seldom does.
   flushCompileCache()
+  setTimeout(forgetStart, SETTLED_MS).unref()
   try {
     await daemon[await calls.asked]()
   } catch (error) {

@@ -2,7 +2,6 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, open, readFile, rename } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { generateKeyPair, privateKeyFromRaw } from '@libp2p/crypto/keys'
 import { identify } from '@libp2p/identify'
@@ -13,6 +12,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { SkimmerError } from '../oci/errors.ts'
+import { lightNoise } from './noise.ts'
 
 export interface HostOptions {
   /** Multiaddrs to listen on, for instance `/ip4/0.0.0.0/tcp/4001`. Empty: outgoing connections only. */
@@ -38,7 +38,7 @@ export async function createHost(options: HostOptions): Promise<Libp2p> {
     privateKey,
     addresses: { listen: options.listen, announce: options.announce ?? [] },
     transports: [tcp({ inboundSocketInactivityTimeout: 120_000, outboundSocketInactivityTimeout: 120_000, dialOpts: { noDelay: true }, listenOpts: { noDelay: true } as never })],
-    connectionEncrypters: [noise()],
+    connectionEncrypters: [lightNoise()],
     streamMuxers: [yamux({
       maxInboundStreams: 512,
       maxOutboundStreams: 512,

@@ -4,6 +4,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 export PATH="$PWD/node_modules/.bin:$PATH"
+# The commands that tests run are the built ones: built of these sources.
+node deploy/build.ts
 if [ $# = 0 ]; then
   echo 'types'; tsc --noEmit
   echo 'lint'; oxlint --deny-warnings --quiet

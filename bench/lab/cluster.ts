@@ -1,5 +1,5 @@
 // The parts of a Skimmer datacenter as the lab runs them: a supernode, nodes with their containerd, and what they say of themselves.
-import { mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type ApiCall, callNode } from '../../node/api/client.ts'
@@ -7,11 +7,14 @@ import { LabContainerd } from './containerd.ts'
 import type { LabHost } from './network.ts'
 import type { LabProcess } from './process.ts'
 
-const CLI = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? '../../node/cli.ts' : '../../node/cli.js', import.meta.url))
-const DFGET = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? '../../dfget/cli.ts' : '../../dfget/cli.js', import.meta.url))
-export const skimmerArgv = (...words: string[]): string[] => [process.execPath, CLI, ...words]
+/** The commands as users have them: what was built, in processes of their own. From the sources as from dist/. */
+const command = (path: string): string => [new URL(`../../${path}`, import.meta.url), new URL(`../../../${path}`, import.meta.url)].map((url) => fileURLToPath(url)).find((file) => existsSync(file)) ?? path
+const SKIMMER = command('node/bin/skimmer')
+const DFGET = command('dfget/bin/dfget')
 
-export const dfgetArgv = (...words: string[]): string[] => [process.execPath, DFGET, ...words]
+export const skimmerArgv = (...words: string[]): string[] => [SKIMMER, ...words]
+
+export const dfgetArgv = (...words: string[]): string[] => [DFGET, ...words]
 
 const SUPERNODE_PORT = 4980
 const SUPERNODE_HTTP_PORT = 4981

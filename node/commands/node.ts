@@ -2,6 +2,7 @@
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
+import { SMALL_PROCESS_ENVIRONMENT, SMALL_PROCESS_FLAGS } from '../../command-line/small-process.ts'
 import { addSettings, loadSettings, SETTINGS_HELP } from '../../command-line/settings.ts'
 import { NODE_SETTINGS } from '../config/node-settings.ts'
 
@@ -28,9 +29,11 @@ would notice as more than a slow read. SIGTERM stops all and takes the mounts do
     const run = resolve(config.run)
     // A daemon that is started again loads its code in two thirds of the time.
     process.env.NODE_COMPILE_CACHE ??= join(resolve(config.root), 'compile-cache')
+    for (const [name, value] of Object.entries(SMALL_PROCESS_ENVIRONMENT)) process.env[name] ??= value
+    const daemon = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? '../daemon-main.ts' : '../daemon-main.js', import.meta.url))
     supervise({
       mountPoint: join(run, 'fs'),
-      command: [process.execPath, fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? '../daemon-main.ts' : '../daemon-main.js', import.meta.url)), ...process.argv.slice(process.argv.indexOf('node', 2) + 1)],
+      command: [process.execPath, ...SMALL_PROCESS_FLAGS, daemon, ...process.argv.slice(process.argv.indexOf('node', 2) + 1)],
       stateDirectory: run,
       listen: [`unix:${join(run, 'snapshotter.sock')}`, `unix:${join(run, 'api.sock')}`],
     })

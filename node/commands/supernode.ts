@@ -19,10 +19,10 @@ GET /api/v1/identity at the HTTP address answers the address that nodes are give
 SIGTERM stops it; everything it holds is there again at the next start.`)
   addSettings(command, SUPERNODE_SETTINGS).action(async (flags: Record<string, unknown>) => {
     const config = loadSettings(SUPERNODE_SETTINGS, flags)
-    const [{ Supernode }, { createLogger }, { Registry }] = await Promise.all([import('../../supernode/supernode.ts'), import('../../command-line/log.ts'), import('prom-client')])
+    const [{ Supernode }, { createLogger }] = await Promise.all([import('../../supernode/supernode.ts'), import('../../command-line/log.ts')])
     const logger = createLogger(config['log.level'], 'supernode')
     await interruptible(async (signal) => {
-      const supernode = await Supernode.start(supernodeConfig(config), { logger, metrics: new Registry() })
+      const supernode = await Supernode.start(supernodeConfig(config), { logger })
       if (!signal.aborted) await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }))
       logger.info('stopping')
       await supernode.stop()

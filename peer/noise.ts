@@ -1,0 +1,88 @@
+// Noise as libp2p has it, with less work for each message: keys are prepared once, and what belongs together is written at once.
+import { createCipheriv, createDecipheriv, createSecretKey, type KeyObject } from 'node:crypto'
+import type { Socket } from 'node:net'
+import { type ICryptoInterface, noise } from '@chainsafe/libp2p-noise'
+import { defaultCrypto } from '@chainsafe/libp2p-noise/crypto'
+import type { ConnectionEncrypter } from '@libp2p/interface'
+import { Uint8ArrayList } from 'uint8arraylist'
+
+const ALGORITHM = 'chacha20-poly1305'
+const TAG = { authTagLength: 16 } as const
+/** Shorter messages are faster in the library's WebAssembly than with a cipher object of OpenSSL. */
+const SHORT = 1200
+
+/** Node takes bytes as a key as well, but makes a key of them each time: 12 µs of the 40 that a message of 64 KiB costs. */
+const prepared = new WeakMap<Uint8Array, KeyObject>()
+
+function prepare(key: Uint8Array): KeyObject {
+  let made = prepared.get(key)
+  if (made === undefined) prepared.set(key, made = createSecretKey(key))
+  return made
+}
+
+/** The functions of the Noise library's own default, except for long messages. */
+const crypto: ICryptoInterface = {
+  ...defaultCrypto,
+
+  chaCha20Poly1305Encrypt(plaintext, nonce, ad, key) {
+    if (plaintext.byteLength < SHORT) return defaultCrypto.chaCha20Poly1305Encrypt(plaintext, nonce, ad, key)
+    const cipher = createCipheriv(ALGORITHM, prepare(key), nonce, TAG)
+    cipher.setAAD(ad, { plaintextLength: plaintext.byteLength })
+    const output = new Uint8ArrayList()
+    for (const part of plaintext instanceof Uint8Array ? [plaintext] : plaintext) output.append(cipher.update(part))
+    cipher.final()
+    output.append(cipher.getAuthTag())
+    return output
+  },
+
+  chaCha20Poly1305Decrypt(ciphertext, nonce, ad, key, whole) {
+    if (ciphertext.byteLength < SHORT) return defaultCrypto.chaCha20Poly1305Decrypt(ciphertext, nonce, ad, key, whole)
+    const length = ciphertext.byteLength - TAG.authTagLength
+    const decipher = createDecipheriv(ALGORITHM, prepare(key), nonce, TAG)
+    decipher.setAAD(ad, { plaintextLength: length })
+    decipher.setAuthTag(ciphertext.subarray(length))
+    // `whole` is the ciphertext in one piece: the library has made it, to write the plaintext over it. One piece in is one piece out.
+    const text = decipher.update(whole?.length === length ? whole : ciphertext.subarray(0, length))
+    decipher.final()
+    return text
+  },
+}
+
+type Secure = ConnectionEncrypter['secureInbound']
+
+/** The encrypter for libp2p's `connectionEncrypters`. */
+export function lightNoise(): (components: Parameters<ReturnType<typeof noise>>[0]) => ConnectionEncrypter {
+  const make = noise({ crypto })
+  return (components) => {
+    const encrypter = make(components) as unknown as ConnectionEncrypter
+    for (const name of ['secureInbound', 'secureOutbound'] as const) {
+      const secure = encrypter[name].bind(encrypter) as Secure
+      encrypter[name] = ((connection, options) => {
+        writeAtOnce(connection)
+        return secure(connection, options)
+      }) as Secure
+    }
+    return encrypter
+  }
+}
+
+interface OverSocket { socket?: Socket; sendData?: (data: Uint8ArrayList) => { sentBytes: number; canSendMore: boolean } }
+
+/**
+ * @libp2p/tcp writes each part of a message for itself: for every 64 KiB a packet with the two bytes of the length and one with the sixteen of the tag.
+ * Here all that is to be sent goes with one writev.
+ */
+function writeAtOnce(connection: object): void {
+  const over = connection as OverSocket
+  const { socket } = over
+  if (typeof socket?.cork !== 'function' || typeof over.sendData !== 'function') return
+  over.sendData = (data) => {
+    socket.cork()
+    try {
+      for (const part of data) socket.write(part)
+    } finally {
+      socket.uncork()
+    }
+    return { sentBytes: data.byteLength, canSendMore: !socket.writableNeedDrain }
+  }
+}
