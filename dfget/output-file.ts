@@ -9,7 +9,7 @@ import { alive, OWNER, ownerOf } from './file-owner.ts'
 import type { Output } from './output.ts'
 
 /** So many bytes are sent to the disk at a time, while more come: the sync at the end is then short. */
-const SYNC_BYTES = 64 * 1024 * 1024
+const SYNC_BYTES = 16 * 1024 * 1024
 /** Names of files end at 255 bytes; ours are longer than FILE's. */
 const MAX_NAME = 180
 

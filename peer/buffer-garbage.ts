@@ -9,13 +9,13 @@ import { runInNewContext } from 'node:vm'
  * 100 KiB blocks over one noise connection: 8-10 CPU seconds a GB on each end without this, 3-4 with it, at two to three times the speed; from 16 MiB on it does not help.
  * Counted in bytes of payload, of which about four times as much was allocated.
  */
-const EVERY_BYTES = 1.5 * 1024 * 1024
+const EVERY_BYTES = 3 * 1024 * 1024
 
 /**
  * Buffers that were still in use at two small collections are dead weight until V8 walks the whole heap, for which it waits until they are 64 MB.
  * That is too much for a node that is to stay small: the walk (20-30 ms, ten for a gigabyte) is made at so much.
  */
-const MOST_OLD_BYTES = 20 * 1024 * 1024
+const MOST_OLD_BYTES = 12 * 1024 * 1024
 
 type Collect = (options: { type: 'minor' | 'major'; execution: 'sync'; flavor?: 'last-resort' }) => void
 
@@ -54,6 +54,8 @@ export function forgetStart(): void {
  */
 function collector(): Collect {
   setFlagsFromString('--no-incremental-marking')
+  setFlagsFromString('--heap-growing-percent=50') // else V8 walks once more when a twentieth was added, and it counts the buffers
+  setFlagsFromString('--no-concurrent-array-buffer-sweeping') // what is gone is not counted any more
   setFlagsFromString('--no-parallel-scavenge') // so little is collected that waking the helpers takes longer: 1.2 ms each time, 0.45 without
   setFlagsFromString('--expose-gc')
   const gc = runInNewContext('gc') as Collect

@@ -1,7 +1,7 @@
 // Buffers for blocks, used again by those who say when they are done with one: a block is read from the disk or the network, and soon written.
 
 /** So many bytes lie ready at most: what a few readers at full speed have in flight. */
-const MOST_IDLE_BYTES = 12 * 1024 * 1024
+const MOST_IDLE_BYTES = 8 * 1024 * 1024
 /** Smaller ones are as cheap made anew; and sizes are rounded up to this, so that what one leaves fits another. */
 const STEP_BYTES = 64 * 1024
 

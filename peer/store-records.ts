@@ -29,6 +29,9 @@ export type ResourceRecord = z.infer<typeof recordSchema>
 export type KeySpace<V> = ReturnType<typeof openKeySpace<V>>
 const openKeySpace = <V>(db: Level<string, string>, name: string, valueEncoding: 'utf8' | 'json' | 'view') => db.sublevel<string, V>(['room', name], { valueEncoding })
 
+/** LevelDB's own 4 and 8 MiB would be a tenth of the node's memory; records are few and short. */
+const DATABASE = { writeBufferSize: 1024 * 1024, cacheSize: 2 * 1024 * 1024 }
+
 export class StoreRecords {
   readonly #db: Level<string, string>
   readonly #records
@@ -51,7 +54,7 @@ export class StoreRecords {
    */
   static async open(directory: string, logger: Logger): Promise<StoreRecords> {
     const attempt = async (): Promise<StoreRecords> => {
-      const db = new Level<string, string>(directory)
+      const db = new Level<string, string>(directory, DATABASE)
       await db.open()
       return new StoreRecords(db, logger)
     }
