@@ -5,6 +5,7 @@ import { pino } from 'pino'
 import { Registry } from 'prom-client'
 import { hasCode } from '../oci/errors.ts'
 import { BlockStore } from '../peer/block-store.ts'
+import { forgetStart } from '../peer/buffer-garbage.ts'
 import { BoundedLog } from './bounded-log.ts'
 import type { OwnPeer } from './own-peer.ts'
 import { PEER_EXIT_TAKEN } from './peer-exit.ts'
@@ -12,6 +13,8 @@ import { peerProcessSchema } from './peer-process-options.ts'
 
 /** Blocks for which the disk has no room are kept in memory; this many bytes of them. */
 const HELD_BYTES = 16 * 1024 * 1024
+/** After so long its first user has what it waited for. */
+const SETTLED_MS = 5_000
 /** An end that takes longer is cut short: what is on disk is right at any moment. */
 const END_MS = 10_000
 
@@ -43,6 +46,7 @@ try {
   process.exit(1)
 }
 
+setTimeout(forgetStart, SETTLED_MS).unref()
 const asked = Promise.withResolvers<string>()
 for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => asked.resolve(signal))
 peer.idle.then(() => asked.resolve('nobody uses it'), () => {})

@@ -24,7 +24,7 @@ describe('the build', () => {
     expect(await skimmer(['--version'], { cli })).toEqual({ code: 0, stdout: `${version}\n`, stderr: '' })
     // Whatever the sources look for beside themselves, by its path, lies in the same place.
     const sources = spawnSync('git', ['ls-files', '*.ts', ':!test', ':!deploy'], { cwd: ROOT, encoding: 'utf8' }).stdout.trim().split('\n').filter((file) => existsSync(join(ROOT, file)))
-    const wanted = sources.flatMap((file) => [...readFileSync(join(ROOT, file), 'utf8').matchAll(/'(\.{1,2}\/[\w./-]+\.js)'(?= *[,)])/g)].map(([, path]) => join(file, '..', path)))
+    const wanted = sources.flatMap((file) => [...readFileSync(join(ROOT, file), 'utf8').matchAll(/'(\.{1,2}\/[\w./-]+\.js)'/g)].map(([, path]) => join(file, '..', path)))
     expect(wanted).toContain('blockdev/fuse-thread.js')
     expect([...wanted, 'snapshotter/proto', 'supernode/console.html', 'blockdev/supervisor-shim.pl'].filter((path) => !existsSync(join(directory, path)))).toEqual([])
     // As nobody if we are root: the part of the demo that needs nothing of the machine.

@@ -82,14 +82,14 @@ describe('systemd units', () => {
 })
 
 describe('documents', () => {
-  const documents = ['README.md', 'docs/architecture.md', 'docs/operations.md', 'docs/containerd.md', 'docs/format.md']
+  const documents = ['README.md', ...readdirSync(join(ROOT, 'docs')).filter((name) => name.endsWith('.md')).map((name) => `docs/${name}`)]
 
   test.each(documents)('%s: files and metrics that it names exist', (document) => {
     const text = read(document)
-    const sources = spawnSync('sh', ['-c', "grep -rhoE 'skimmer_[a-z]+_[a-z_]+' --include=*.ts oci image peer supernode blockdev snapshotter node"], { cwd: ROOT, encoding: 'utf8' }).stdout
+    const sources = spawnSync('sh', ['-c', "grep -rhoE 'skimmer_[a-z]+_[a-z_]+' --include=*.ts oci source image peer supernode blockdev snapshotter registry-proxy dfget node"], { cwd: ROOT, encoding: 'utf8' }).stdout
     for (const [, metric] of text.matchAll(/`(skimmer_(?!node_)[a-z]+_[a-z_]+)`/g)) expect(sources.split('\n')).toContain(metric)
     const links = [...text.matchAll(/\]\(([^)#:]+)\)/g)].map(([, path]) => path)
-    const paths = [...text.matchAll(/`((?:oci|image|peer|supernode|blockdev|snapshotter|node|bench|deploy|docs|test)\/[\w./-]+\.\w+)`/g)].map(([, path]) => path)
+    const paths = [...text.matchAll(/`((?:oci|source|image|peer|supernode|blockdev|snapshotter|registry-proxy|dfget|command-line|node|bench|deploy|docs|test)\/[\w./-]+\.\w+)`/g)].map(([, path]) => path)
     const folder = document.includes('/') ? 'docs/' : ''
     for (const path of [...links.map((link) => folder + link), ...paths]) expect([path, spawnSync('test', ['-e', path], { cwd: ROOT }).status]).toEqual([path, 0])
   })
@@ -102,7 +102,7 @@ describe('documents', () => {
   test('and the commands of skimmer that they tell of exist, with their flags', () => {
     const help = new Map<string, string>()
     for (const document of documents) {
-      for (const [, command, rest] of read(document).matchAll(/skimmer (supernode|node|preheat|inspect|mount|umount|status|explain|doctor|demo)((?: [^`\n#|]*)?)/g)) {
+      for (const [, command, rest] of read(document).matchAll(/skimmer (supernode|node|proxy|setup|preheat|inspect|mount|umount|status|explain|doctor|demo)((?: [^`\n#|]*)?)/g)) {
         for (const [flag] of rest.matchAll(/--[a-z][\w-]+/g)) {
           if (!help.has(command)) help.set(command, spawnSync(process.execPath, [join(ROOT, 'node/cli.ts'), command, '--help'], { encoding: 'utf8' }).stdout)
           expect([command, help.get(command)]).toEqual([command, expect.stringContaining(flag)])

@@ -269,7 +269,7 @@ describe('a file in blocks', () => {
 
   test('has blocks as large as its length asks for, or as was wanted', () => {
     const GIB = 2 ** 30
-    expect([undefined, 0, GIB, GIB + 1, 4 * GIB, 4 * GIB + 1].map(length => blockBytesFor(length) / 1024)).toEqual([1024, 1024, 1024, 2048, 2048, 4096])
+    expect([undefined, 0, GIB, GIB + 1, 4 * GIB, 4 * GIB + 1].map(length => blockBytesFor(length) / 1024)).toEqual([512, 512, 512, 2048, 2048, 4096])
     expect([16 * GIB, 16 * GIB + 1, 64 * GIB].map(length => blockBytesFor(length, 1) / 1024)).toEqual([64, 128, 256])
     expect([1, 65_536, 65_537, 1_000_000, 4 * 2 ** 20, 2 ** 30].map(wanted => blockBytesFor(undefined, wanted) / 1024)).toEqual([64, 64, 128, 1024, 4096, 4096])
   })
