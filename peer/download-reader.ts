@@ -111,8 +111,8 @@ export class DownloadReader {
     this.#kept = this.#ahead = this.#unsaved = this.#hash = undefined
     if (this.#handedOut) return
     this.#position = from
-    const proved = this.#content.complete && this.#content.parts.length === 1 && this.#content.parts[0].resource.proved && this.#content.parts[0].resource.diffId === digest
-    if (digest !== undefined && !proved && from === 0 && to === undefined) this.#hash = createHash('sha256')
+    // Also of what was proved once: the disk may have changed since.
+    if (digest !== undefined && from === 0 && to === undefined) this.#hash = createHash('sha256')
   }
 
   get #end(): number {
@@ -274,7 +274,10 @@ export class DownloadReader {
     const got = `sha256:${this.#hash!.digest('hex')}`
     this.#verified = true
     if (got === this.#components.digest) return
-    const error = new SkimmerError('DIGEST_MISMATCH', `${this.#content.name}: its sha256 is ${got}, not ${this.#components.digest}; the source gives other bytes than were asked for`)
+    const proved = this.#content.parts.length === 1 && this.#content.parts[0].resource.diffId === this.#components.digest && this.#content.parts[0].resource.proved
+    if (proved) this.#content.parts[0].resource.doubt()
+    const why = proved ? 'it is damaged on this disk' : 'the source gives other bytes than were asked for'
+    const error = new SkimmerError('DIGEST_MISMATCH', `${this.#content.name}: its sha256 is ${got}, not ${this.#components.digest}; ${why}`, { details: { damaged: proved } })
     this.#components.onWrong(error)
     throw error
   }

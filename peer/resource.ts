@@ -260,6 +260,13 @@ export class Resource extends EventEmitter<ResourceEvents> {
     return bytes
   }
 
+  /** The stream that was read from here was not what was proved: the next reads verify its blocks anew, and drop what is damaged on the disk. */
+  doubt(): void {
+    this.#keeper.logger.warn({ resource: this.id }, 'a proved stream was read otherwise than it was proved: its blocks are verified anew')
+    this.dropRaw()
+    this.#blocks.doubt()
+  }
+
   /** For the store: marks it; what this means for reads is said at readPacked(). */
   setQuarantine(reason: string | undefined): void {
     const before = this.#quarantined

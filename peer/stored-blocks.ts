@@ -154,6 +154,14 @@ export class StoredBlocks {
     for (let block = 0; block < this.#table.count; block++) Atomics.compareExchange(this.state, block, UNPACKED, this.#packVerified[block] === 1 ? VERIFIED : STORED)
   }
 
+  /** Something that was read was wrong all the same: each block must be verified again before it is used. */
+  doubt(): void {
+    for (let block = 0; block < this.#table.count; block++) {
+      this.#packVerified[block] = 0
+      for (const sure of [UNPACKED, VERIFIED]) Atomics.compareExchange(this.state, block, sure, STORED)
+    }
+  }
+
   /** No block is here any more, and none will be. */
   clear(): void {
     this.#removed = true

@@ -22,6 +22,7 @@ import type { ProxyRequest } from './proxy-request.ts'
 import { sendBody } from './send-body.ts'
 import { isTrouble } from './upstream-requests.ts'
 import type { SmallAnswer, UpstreamRequests } from './upstream-requests.ts'
+import { WrongBlobs } from './wrong-blobs.ts'
 
 /** How long a registry may take to say how large a blob is. */
 const LOOK_UP_MS = 60_000
@@ -34,6 +35,7 @@ export class Blobs {
   readonly #downloads: Downloads
   readonly #store: BlockStore
   readonly #layers: LayerBlobs
+  readonly #wrong = new WrongBlobs()
   readonly #credentials: CredentialSource | undefined
   readonly #logger: Logger
   readonly #onBytes: (bytes: number) => void
@@ -59,7 +61,7 @@ export class Blobs {
   }
 
   async answer(request: ProxyRequest, digest: string): Promise<Outcome> {
-    const { response, incoming, method, signal } = request
+    const { response, incoming, method } = request
     if (!isDigest(digest)) {
       answerProblem(response, 400, 'DIGEST_INVALID', `${JSON.stringify(digest.slice(0, 140))} is not a sha256 or sha512 digest`)
       return 'invalid'
@@ -91,16 +93,37 @@ export class Blobs {
         ...(range.kind === 'part' && { 'content-range': `bytes ${from}-${to - 1}/${size}` }),
       })
     }
-    const body = { length: to - from, idleMs: this.#idleMs, onBytes: this.#onBytes }
-    if (method === 'HEAD' || body.length === 0) {
+    if (method === 'HEAD' || from === to) {
       begin()
       response.end()
       return 'hit'
     }
+    const whole = from === 0 && to === size
+    if (!whole) this.#wrong.refuseParts(digest)
+    try {
+      const outcome = await this.#send(request, digest, allowed, { from, to }, begin)
+      if (whole) this.#wrong.right(digest)
+      return outcome
+    } catch (error) {
+      if (hasCode(error, 'DIGEST_MISMATCH')) this.#wrong.seen(digest)
+      throw error
+    }
+  }
+
+  /** From the nearest place that has these bytes. DIGEST_MISMATCH: wrong ones were seen, and the answer is not whole. */
+  async #send(request: ProxyRequest, digest: string, { size, offline }: { size: number; offline: boolean }, { from, to }: { from: number; to: number }, begin: () => void): Promise<Outcome> {
+    const { response, signal } = request
+    const body = { length: to - from, idleMs: this.#idleMs, onBytes: this.#onBytes }
+    const whole = from === 0 && to === size
     const layer = this.#layers.find(digest)
     if (layer !== undefined && this.#layers.size(layer) === size) {
-      await sendBody(response, this.#layers.read(layer, from, to), begin, body)
-      return 'hit'
+      try {
+        await sendBody(response, this.#layers.read(layer, from, to), begin, body)
+        return 'hit'
+      } catch (error) {
+        // Damaged on this disk, which was found in time: the blob comes another way.
+        if (!hasCode(error, 'DIGEST_MISMATCH', 'NOT_FOUND') || response.headersSent) throw error
+      }
     }
     const wish: BlobWish = { digest, size, upstream: request.upstream, caller: request.caller, mirrored: request.mirrored }
     if (!digest.startsWith('sha256:')) {
@@ -110,14 +133,14 @@ export class Blobs {
     }
     const here = this.#store.get(`blob:${digest}`)?.whole === true
     try {
-      await this.#download(request, wish, (download) => sendBody(response, download.read(from === 0 && to === size ? {} : { from, to }, { signal }), begin, body))
+      await this.#download(request, wish, (download) => sendBody(response, download.read(whole ? {} : { from, to }, { signal }), begin, body))
     } catch (error) {
-      if (!hasCode(error, 'DIGEST_MISMATCH') || response.headersSent) throw error
+      if (!hasCode(error, 'DIGEST_MISMATCH') || response.headersSent || !whole) throw error
       // What the swarm has or had under this name was wrong. The registry's bytes may be right by now; they are checked again.
       await sendBody(response, registryBlob(this.#upstream, wish, { from, to, signal }), begin, body)
       return 'passed'
     }
-    return allowed.offline ? 'stale' : here ? 'hit' : 'miss'
+    return offline ? 'stale' : here ? 'hit' : 'miss'
   }
 
   /** An error of `use` before the first byte is an answer; after it, a broken connection. Only a read without a range is checked against the digest. */
@@ -127,7 +150,8 @@ export class Blobs {
     try {
       await use(download)
     } catch (error) {
-      wrong = hasCode(error, 'DIGEST_MISMATCH')
+      // Of what is only damaged on this disk most blocks are right: the next read finds the others.
+      wrong = hasCode(error, 'DIGEST_MISMATCH') && error.details.damaged !== true
       throw error
     } finally {
       download.release()

@@ -1,4 +1,6 @@
 // Uncompressed layers that this machine has as layers: their stream is the blob, bit for bit, so no second copy is made.
+import { createHash } from 'node:crypto'
+import { SkimmerError } from '../oci/errors.ts'
 import type { BlockStore } from '../peer/block-store.ts'
 import type { Resource } from '../peer/resource.ts'
 
@@ -37,15 +39,24 @@ export class LayerBlobs {
     return resource.table.rawOffsets[resource.table.count]
   }
 
-  /** Bytes `from` to `to` (excluded) of its stream; it stays on the disk meanwhile. */
+  /** Bytes `from` to `to` (excluded) of its stream; it stays on the disk meanwhile. All of it is checked against its digest before the last of them: DIGEST_MISMATCH. */
   async *read(resource: Resource, from: number, to: number): AsyncGenerator<Buffer, void, undefined> {
     const owner = `registry-proxy:${++this.#readers}`
     resource.pin(owner)
+    const hash = from === 0 && to === this.size(resource) ? createHash('sha256') : undefined
     try {
       for (let position = from; position < to;) {
         const length = Math.min(READ_BYTES, to - position)
-        yield await resource.readRaw(position, length)
+        const bytes = await resource.readRaw(position, length)
         position += length
+        hash?.update(bytes)
+        if (hash !== undefined && position === to && `sha256:${hash.digest('hex')}` !== resource.diffId) {
+          resource.doubt()
+          // Without its damaged blocks it is not whole, and not found here any more.
+          for (let block = 0; block < resource.table.count; block++) await resource.check(block)
+          throw new SkimmerError('DIGEST_MISMATCH', `${resource.id} is damaged on this disk: it is not ${resource.diffId} any more`, { details: { damaged: true } })
+        }
+        yield bytes
       }
     } finally {
       resource.unpin(owner)

@@ -134,9 +134,29 @@ maybe('an open registry', () => {
     }
     await expect(read()).rejects.toThrow()
     await expect(read()).rejects.toThrow()
+    // No part of it is given either: a client that goes on from a broken connection would end with a wrong file.
+    const part = await ask(`team/wrong/blobs/${digest}`, { headers: { range: `bytes=${bytes.length - 1}-` } })
+    expect([part.status, await errorOf(part)]).toEqual([502, 'UNAVAILABLE'])
     // The registry was repaired: nothing wrong was kept.
     await writeFile(file, bytes)
     expect(await read()).toBe(bytes.length)
+    expect((await ask(`team/wrong/blobs/${digest}`, { headers: { range: `bytes=${bytes.length - 1}-` } })).status).toBe(206)
+  })
+
+  test('parts of a wrong blob that passes through are refused as well', async () => {
+    const bytes = randomBytes(500_000)
+    const digest = digestOf(bytes, 'sha512')
+    const name = parseReference(`${registry.host}/team/app:1`)
+    await client.pushBlob(name, bytes, digest)
+    const stored = digestOf(bytes).slice(7) // the registry keeps it under this name too
+    const file = join(registry.directory, 'storage/docker/registry/v2/blobs/sha256', stored.slice(0, 2), stored, 'data')
+    expect((await readFile(file)).equals(bytes)).toBe(true)
+    await writeFile(file, Buffer.concat([bytes.subarray(0, -1), Buffer.from([bytes.at(-1)! ^ 1])]))
+    await expect(ask(`team/app/blobs/${digest}`).then(bytesOf)).rejects.toThrow()
+    expect((await ask(`team/app/blobs/${digest}`, { headers: { range: 'bytes=1-' } })).status).toBe(502)
+    await writeFile(file, bytes)
+    expect((await bytesOf(await ask(`team/app/blobs/${digest}`))).equals(bytes)).toBe(true)
+    expect((await ask(`team/app/blobs/${digest}`, { headers: { range: 'bytes=1-' } })).status).toBe(206)
   })
 
   test('what is not there is refused in the words of the spec', async () => {

@@ -1,7 +1,7 @@
 // Proxies of a datacenter: a blob leaves the registry once, layers that are here as layers are served from there, and slow clients cost nothing.
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals'
 import { randomBytes } from 'node:crypto'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -99,6 +99,30 @@ maybe('one node', () => {
     expect(await gets(registry, digest)).toEqual([])
     expect(proxy.store.get(`blob:${digest}`)).toBeUndefined()
     expect(layer.pinned).toBe(false)
+    // The disk rots under it: nothing wrong looks whole, and the next client gets the blob another way.
+    writeSync(layer.shared().packFd, Buffer.from('rotten'), 0, 6, 2_400_000)
+    await expect(fetch(path).then((answer) => answer.arrayBuffer())).rejects.toThrow()
+    expect(Buffer.from(await (await fetch(path)).arrayBuffer()).equals(tar)).toBe(true)
+  })
+
+  test('a blob that rots on the disk never looks whole, and only its damaged block is fetched again', async () => {
+    const made = await pushImage(client, parseReference(`${registry.host}/team/rotten:1`), [randomBytes(2_500_000)])
+    const { digest, bytes } = made.layers[0]
+    const ask = (range?: string): Promise<Response> => fetch(`${proxy.url}/v2/team/rotten/blobs/${digest}?ns=${registry.host}`, { headers: range === undefined ? {} : { range } })
+    const read = async (): Promise<Buffer> => Buffer.from(await (await ask()).arrayBuffer())
+    expect((await read()).equals(bytes)).toBe(true)
+    const resource = proxy.store.get(`blob:${digest}`)!
+    while (!resource.proved) await new Promise((resolve) => setTimeout(resolve, 20))
+    const lost: number[] = []
+    resource.on('lost', (block) => lost.push(block))
+    writeSync(resource.shared().packFd, Buffer.from('rotten'), 0, 6, 2_400_000)
+    await expect(read()).rejects.toThrow()
+    // Who goes on from where the connection broke would keep what is wrong.
+    const part = await ask('bytes=2499000-')
+    expect([part.status, await part.json()]).toMatchObject([502, { errors: [{ message: expect.stringContaining('ask for the whole') }] }])
+    expect((await read()).equals(bytes)).toBe(true)
+    expect(lost).toEqual([resource.table.count - 1])
+    expect((await ask('bytes=2499000-')).status).toBe(206)
   })
 
   test('a client that takes nothing loses its connection, and holds nothing', async () => {
