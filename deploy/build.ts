@@ -57,6 +57,8 @@ try {
     bundle: true,
     splitting: true,
     platform: 'node',
+    // Some packages' CommonJS requires its parts in ways that cannot be followed.
+    mainFields: ['module', 'main'],
     format: 'esm',
     target: 'node24',
     // Names stay as they are: they stand in the traces that users send.

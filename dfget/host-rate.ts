@@ -4,8 +4,8 @@ import { exactBucket } from '../peer/pace.ts'
 import { pause } from '../peer/pause.ts'
 import { TokenBucket } from '../peer/token-bucket.ts'
 
-/** What was not used is kept for so long, in seconds of the rate: enough that a late timer loses nothing, and a hundredth of ten seconds. */
-const BURST_SECONDS = 0.1
+/** What was not used is kept for so long, in seconds of the rate: enough that a late timer of a busy machine loses nothing, and a fortieth of ten seconds. */
+const BURST_SECONDS = 0.25
 /** Over this time the use is averaged, milliseconds. */
 const USE_MS = 1_000
 /** Downloads take turns in steps of this size, as those of the peer do: so they share by bytes, and what a slow one leaves others take. */

@@ -65,6 +65,12 @@ export function readSupernodes(written: readonly string[]): string[] {
 }
 export const SUPERNODE_PORT = 4980
 
+/** Bytes of a block; as peer/file-blocks.ts bounds it. */
+export function readPieceLength(written: string): number {
+  const bytes = readSize(written)
+  return bytes >= 64 * 1024 && bytes <= 4 * 1024 * 1024 ? bytes : refuse(`${JSON.stringify(written)} is not between 64KiB and 4MiB`)
+}
+
 export const bytes = single('SIZE', readSize)
 export const time = single('TIME', readTime)
 /** Left out: undefined. */

@@ -1,6 +1,6 @@
 // All options of dfget, one place each: how Dragonfly 1, Dragonfly 2 and we spell it, what it takes, what it means.
 import { choice, count, list, optional, path, refuse, toggle, type Setting, type Values } from '../command-line/settings.ts'
-import { bytes, maybe, readMode, readNames, readPattern, readPriority, readRange, readSize, readSupernodes, readTime, time } from './option-values.ts'
+import { bytes, maybe, readMode, readNames, readPattern, readPieceLength, readPriority, readRange, readSupernodes, readTime, time } from './option-values.ts'
 
 export const GROUPS = ['What and where to', 'How', 'Bytes per second', 'Through whom', 'Whole directories', 'What is said'] as const
 
@@ -33,7 +33,7 @@ const [WHAT, HOW, RATES, WHOM, TREE, SAID] = GROUPS
 const says = (flags: string, value: string): Spelling => ({ flags, says: value })
 
 export const OPTIONS = {
-  url: once(WHAT, optional('URL', 'what to download, the same as the word URL: http(s)://, oci://, file://'), '-u, --url'),
+  url: once(WHAT, optional('URL', 'what to download, the same as the word URL: http(s)://, oci://, s3://, file://'), '-u, --url'),
   output: once(WHAT, optional('FILE', "where to; a directory takes the URL's last word as name; - is standard output; -o too [the URL's last word]"), '-O, --output', { flags: '-o' }),
   digest: once(WHAT, optional('DIGEST', 'the content must have it, or there is no FILE: sha256:…, sha512:…, md5:…, crc32:…'), '--digest', { flags: '-m, --md5', means: (value) => ['digest', `md5:${value.replace(/^md5:/, '')}`] }),
   range: once(WHAT, maybe('FROM-TO', readRange)('only these bytes of it, both ends included, for instance 0-1023'), '--range'),
@@ -51,11 +51,11 @@ export const OPTIONS = {
     // Dragonfly 1's timeout and Dragonfly 2's endpoint.
     flags: '-e', means: (value) => (/^(?:unix:|\/|\.)/.test(value) ? ['socket', value] : ['timeout', value]),
   }),
-  expire: lasting(HOW, maybe('TIME', readTime)('how long a copy of a source without ETag and Last-Modified is good [3m]'), '--expire', '--expiretime'),
+  expire: lasting(HOW, maybe('TIME', readTime)('how long a copy is good without asking the source [3m; 10s when it has ETag or Last-Modified]'), '--expire', '--expiretime'),
   fresh: once(HOW, toggle('false', 'have the source asked again now, whatever the supernode knows'), says('--fresh', 'true')),
   priority: lasting(HOW, maybe('0-6', readPriority)('when a supernode has much to do: 0 first, 6 last [3]'), '--priority'),
   connections: lasting(HOW, count('4', 'connections to a source that is read straight', { least: 1, most: 64 }), '--connections'),
-  'piece-length': lasting(HOW, maybe('SIZE', readSize)('size of the blocks, 64KiB to 4MiB [by the length]'), '--piece-length'),
+  'piece-length': lasting(HOW, maybe('SIZE', readPieceLength)('size of the blocks, 64KiB to 4MiB [by the length]'), '--piece-length'),
   'filtered-query-params': lasting(HOW, again(list('NAME', [], "query parameters that do not make another file, for instance signatures: repeat it, or 'a&b'"), readNames), '--filtered-query-param', '-f, --filter', '--filtered-query-params'),
   tag: lasting(HOW, optional('TEXT', 'downloads of one URL with different tags are different files'), '--tag'),
   application: lasting(HOW, optional('TEXT', 'as --tag'), '--application'),

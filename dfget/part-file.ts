@@ -121,6 +121,7 @@ export class PartFile {
         await utimes(lock, new Date(), new Date())
       } catch {
         // Then less is gone on with.
+        await unlink(`${this.#state}.new`).catch(() => {})
       }
     }))
   }

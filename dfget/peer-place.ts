@@ -36,9 +36,16 @@ export function peerPlace(supernodes: readonly string[], options: { home?: strin
 export function runtimeDirectory(environment: NodeJS.ProcessEnv = process.env): string {
   const uid = process.getuid?.() ?? 0
   const given = environment.XDG_RUNTIME_DIR
-  const directory = given ? join(given, 'skimmer-dfget') : uid === 0 ? '/run/skimmer-dfget' : `/tmp/skimmer-dfget-${uid}`
+  // A job of cron and a login session of the same user meet in the same directory.
+  const session = given || (ownedBy(`/run/user/${uid}`, uid) ? `/run/user/${uid}` : undefined)
+  const directory = session ? join(session, 'skimmer-dfget') : uid === 0 ? '/run/skimmer-dfget' : `/tmp/skimmer-dfget-${uid}`
   makePrivate(directory)
   return directory
+}
+
+function ownedBy(directory: string, uid: number): boolean {
+  const found = lstatSync(directory, { throwIfNoEntry: false })
+  return found !== undefined && found.isDirectory() && found.uid === uid && (found.mode & 0o077) === 0
 }
 
 function makePrivate(directory: string): void {

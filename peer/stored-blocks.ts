@@ -7,6 +7,12 @@ import { ABSENT, STORED, UNPACKED, VERIFIED } from './block-state.ts'
 import type { PackFile } from './pack-file.ts'
 import type { ResourceKeeper } from './resource-keeper.ts'
 
+/** What was verified so lately is still in the page cache, most likely; later it comes from a disk, which may have changed it. */
+const SURE_SECONDS = 60
+
+/** Seconds, 1 and up. */
+const now = (): number => 1 + Math.floor(performance.now() / 1000)
+
 export class StoredBlocks {
   readonly state: Uint8Array<SharedArrayBuffer>
   readonly #id: string
@@ -15,8 +21,8 @@ export class StoredBlocks {
   readonly #keeper: ResourceKeeper
   readonly #takeRoom: (bytes: number, priority: 'demand' | 'background') => Promise<void> | undefined
   readonly #onLost: (block: number) => void
-  /** True where the *pack's* bytes were verified since the start: state 3 may come from the raw file alone. */
-  readonly #packVerified: Uint8Array
+  /** When the *pack's* bytes were verified last, seconds of `now`; 0: not since the start. State 3 may come from the raw file alone. */
+  readonly #packVerified: Uint32Array
   readonly #writing = new Map<number, Promise<void>>()
   #count = 0
   #bytes = 0
@@ -37,12 +43,12 @@ export class StoredBlocks {
     this.#takeRoom = components.takeRoom
     this.#onLost = components.onLost
     this.state = components.state
-    this.#packVerified = new Uint8Array(this.#table.count)
+    this.#packVerified = new Uint32Array(this.#table.count)
     for (let block = 0; block < this.#table.count; block++) {
       if (this.state[block] === ABSENT) continue
       this.#count++
       this.#bytes += blockPackedLength(this.#table, block)
-      if (this.state[block] === VERIFIED) this.#packVerified[block] = 1
+      if (this.state[block] === VERIFIED) this.#packVerified[block] = now()
     }
   }
 
@@ -54,7 +60,7 @@ export class StoredBlocks {
   get busy(): boolean { return this.#busy > 0 }
 
   isPackVerified(block: number): boolean {
-    return this.#packVerified[block] === 1 && this.state[block] !== ABSENT
+    return this.#packVerified[block] !== 0 && this.state[block] !== ABSENT
   }
 
   /** Writes a verified block; two at once are one. `onStored` runs when readers can have it, once. */
@@ -80,7 +86,7 @@ export class StoredBlocks {
       await this.#pack.write(this.#table.packedOffsets[block], packed)
       this.#pack.note(block, true)
       if (this.#removed) throw this.gone()
-      this.#packVerified[block] = 1
+      this.#packVerified[block] = now()
       Atomics.store(this.state, block, VERIFIED)
       if (taken > 0) {
         this.#count++
@@ -97,7 +103,7 @@ export class StoredBlocks {
     onStored()
   }
 
-  /** A stored block's bytes, verified if that was not done since the start or is asked for; one that is not what it was is dropped. */
+  /** A stored block's bytes, verified if that was not done in the last minute or is asked for; one that is not what it was is dropped. */
   async read(block: number, options: { verify?: boolean } = {}): Promise<Buffer | undefined> {
     if (this.state[block] === ABSENT) return undefined
     const leave = this.enter()
@@ -105,10 +111,10 @@ export class StoredBlocks {
       const packed = await this.#pack.read(this.#table.packedOffsets[block], blockPackedLength(this.#table, block))
       if (this.#removed) return undefined
       // A thread that found a verified block unreadable has put its state back to "stored".
-      const sure = options.verify !== true && this.#packVerified[block] === 1 && this.state[block] >= VERIFIED
+      const sure = options.verify !== true && this.state[block] >= VERIFIED && this.#packVerified[block] !== 0 && now() - this.#packVerified[block] < SURE_SECONDS
       if (packed !== undefined && (sure || isBlock(this.#table, block, packed))) {
         if (!sure) this.#keeper.metrics.verified()
-        this.#packVerified[block] = 1
+        if (!sure) this.#packVerified[block] = now()
         Atomics.compareExchange(this.state, block, STORED, VERIFIED)
         return packed
       }
@@ -142,16 +148,16 @@ export class StoredBlocks {
   proved(unpacked: boolean): void {
     const to = unpacked ? UNPACKED : VERIFIED
     for (let block = 0; block < this.#table.count; block++) {
-      for (let now = Atomics.load(this.state, block); now !== ABSENT && now < to; now = Atomics.load(this.state, block)) {
-        this.#packVerified[block] = 1
-        if (Atomics.compareExchange(this.state, block, now, to) === now) break
+      for (let is = Atomics.load(this.state, block); is !== ABSENT && is < to; is = Atomics.load(this.state, block)) {
+        this.#packVerified[block] = now()
+        if (Atomics.compareExchange(this.state, block, is, to) === is) break
       }
     }
   }
 
   /** There is no raw file any more. Blocks whose pack bytes were not looked at since the start must be verified before the pack serves them. */
   packOnly(): void {
-    for (let block = 0; block < this.#table.count; block++) Atomics.compareExchange(this.state, block, UNPACKED, this.#packVerified[block] === 1 ? VERIFIED : STORED)
+    for (let block = 0; block < this.#table.count; block++) Atomics.compareExchange(this.state, block, UNPACKED, this.#packVerified[block] !== 0 ? VERIFIED : STORED)
   }
 
   /** Something that was read was wrong all the same: each block must be verified again before it is used. */

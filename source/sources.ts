@@ -76,7 +76,7 @@ export class Sources {
       this.#checkS3(request)
       return new S3Source({ url: target, signer: this.#s3, settings: request.s3, openHttp: (url, signed) => this.#overHttp({ target: signed, url }, headers, request) })
     }
-    throw new SkimmerError('UNSUPPORTED', `${target.protocol}// is no source that can be read; http, https, oci and s3 can`)
+    throw new SkimmerError('INVALID_ARGUMENT', `${target.protocol}// is no source that can be read; http, https, oci, s3 and file are`)
   }
 
   /** What lies below a URL whose protocol has lists of its own; undefined for http(s), whose lists are pages. See `listIndex`. */

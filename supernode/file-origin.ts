@@ -30,6 +30,8 @@ export interface FileOriginOptions {
 
 /** Answers remembered: who may have which version of which file. */
 const MAX_ANSWERS = 65_536
+/** A source that tells when a file changes is asked so often at most, milliseconds, when nobody says otherwise: a crowd comes at once. */
+const ASKED_LATELY_MS = 10_000
 /** A request may not want an answer to be believed longer than this, milliseconds. */
 const MAX_EXPIRE_MS = 24 * 3_600_000
 /** The source's refusals are remembered for seconds, so that a crowd does not hammer. */
@@ -96,9 +98,11 @@ export class FileOrigin {
     const { request, task, asker } = asking
     const answer = this.#answers.get(`${task} ${asker}`)
     if (answer === undefined) return undefined
-    const good = Date.now() - answer.at < Math.min(MAX_EXPIRE_MS, request.expireMs ?? this.#options.expireMs)
     for (const key of [task, `${task} ${asker}`]) {
       const record = await this.#streams.known(key)
+      // Who tells when it changes is asked, but for a crowd's sake not by each.
+      const expireMs = request.expireMs ?? (record?.validated === true ? Math.min(ASKED_LATELY_MS, this.#options.expireMs) : this.#options.expireMs)
+      const good = Date.now() - answer.at < Math.min(MAX_EXPIRE_MS, expireMs)
       // From here on without waiting: nobody else may begin it meanwhile.
       const work = this.#streams.running(key)
       // A version that cannot be asked for again ends with its download: a second one beside it would help nobody.

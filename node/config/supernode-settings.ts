@@ -15,7 +15,7 @@ export const SUPERNODE_SETTINGS = {
   'cache.size': size('100GiB', 'disk space for layers'),
   'cache.ttl': duration('0', 'what nobody asked for in this time is dropped; 0: only the size counts'),
   'tag.ttl': duration('10s', 'how long a tag is believed before the registry is asked again'),
-  'files.expire': duration('3m', "how long a source's answer about a file is believed: then it is asked whether the file is still the same, or read again where it cannot tell"),
+  'files.expire': duration('3m', "how long a copy of a file is good whose source cannot tell whether it changed; one that can (ETag, Last-Modified) is asked, every 10 s at most"),
   'files.loopback': toggle('false', 'also fetch files from this host and from link-local addresses for nodes; else no node can reach what listens there through the supernode'),
   'files.max-size': size('1TiB', 'longest file or blob that is taken'),
   'files.parallel': count('32', 'files and blobs downloaded at the same time; others wait, the most urgent first', { least: 1 }),

@@ -1,11 +1,11 @@
-// The real `dfget` command as a process of its own, as a user's shell would run it, in a home of its own.
+// The real `dfget` command as it was built, as a process of its own, as a user's shell would run it, in a home of its own.
 import { spawn, type ChildProcess } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-const CLI = fileURLToPath(new URL('../../dfget/cli.ts', import.meta.url))
+const CLI = fileURLToPath(new URL('../../dist/dfget/cli.js', import.meta.url))
 const CODE = fileURLToPath(new URL('../../node_modules/.cache/dfget-tests', import.meta.url))
 
 export interface DfgetResult {

@@ -1,9 +1,9 @@
-// Runs the real `skimmer` command as a process of its own, as a user's shell would.
+// Runs the real `skimmer` command as a process of its own, as it was built, as a user's shell would.
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url))
-export const CLI = `${ROOT}node/cli.ts`
+export const CLI = `${ROOT}dist/node/cli.js`
 
 export interface CliResult {
   readonly code: number | null

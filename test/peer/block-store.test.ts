@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals'
+import { afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals'
 import * as fs from 'node:fs'
 import * as path from 'node:path'
 import { Level } from 'level'
@@ -98,6 +98,22 @@ describe('the block store', () => {
     expect([...store.get('layer:a')!.state]).toEqual([1, 0, 1, 0, 1])
     await fill(store.get('layer:a')!, layer, [1, 3])
     expect(same(await store.get('layer:a')!.readRaw(0, layer.raw.length), layer.raw)).toBe(true)
+  })
+
+  test('a block that is damaged on disk after it was verified is found a minute later', async () => {
+    const resource = await store.add('layer:a', layer.table, {})
+    await fill(resource, layer)
+    expect(same(await resource.readPacked(3), layer.packed[3])).toBe(true)
+    damage(packFile(directory, PACK), layer.table.packedOffsets[3] + 1000)
+    const later = performance.now() + 61_000
+    const clock = jest.spyOn(performance, 'now').mockImplementation(() => later)
+    try {
+      await expect(resource.readPacked(3)).rejects.toMatchObject({ code: 'NOT_FOUND' })
+      expect(same(await resource.readPacked(2), layer.packed[2])).toBe(true)
+    } finally {
+      clock.mockRestore()
+    }
+    expect([...resource.state]).toEqual([2, 2, 2, 0, 2])
   })
 
   test('a pack that was cut short loses the blocks behind the cut', async () => {

@@ -254,7 +254,7 @@ describe('what a caller may ask', () => {
   })
 
   test('schemes', () => {
-    for (const [url, code] of [['ftp://x/y', 'UNSUPPORTED'], ['nonsense', 'INVALID_ARGUMENT'], ['file:///etc/passwd', 'FORBIDDEN'], ['s3://bucket/key', 'UNSUPPORTED'], ['oci://host', 'INVALID_ARGUMENT']]) {
+    for (const [url, code] of [['ftp://x/y', 'INVALID_ARGUMENT'], ['nonsense', 'INVALID_ARGUMENT'], ['file:///etc/passwd', 'FORBIDDEN'], ['s3://bucket/key', 'UNSUPPORTED'], ['oci://host', 'INVALID_ARGUMENT']]) {
       expect(() => source(url)).toThrow(expect.objectContaining({ code }))
     }
   })

@@ -4,7 +4,7 @@ import { utimes, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import { afterEach, describe, expect, test } from '@jest/globals'
+import { afterEach, describe, expect, jest, test } from '@jest/globals'
 import { blockBytesFor } from '../../peer/file-blocks.ts'
 import { GrantVerifier } from '../../peer/grants.ts'
 import type { ControlRequest } from '../../peer/control.ts'
@@ -121,6 +121,31 @@ withNginx('a file (needs nginx)', () => {
     await work.over
     expect(work.failure).toBeUndefined()
     expect(supernode.parts.store.get(call.parts[0].resource)).toMatchObject({ whole: true, open: false, pinned: false })
+  })
+
+  test('whose source can tell is asked again after ten seconds, not after the expiry of those that cannot', async () => {
+    const server = await nginx()
+    await publish(server, 'a.bin', randomBytes(MIB))
+    const { open } = await caller(await supernodeOf())
+    const url = `${server.url}/a.bin`
+    const before = open({ url })
+    await before.answer
+    await publish(server, 'a.bin', randomBytes(MIB), 1_700_000_000)
+    const crowd = open({ url })
+    await crowd.answer
+    expect(crowd.head!.version).toBe(before.head!.version)
+    const clock = jest.spyOn(Date, 'now').mockImplementation(() => Math.round(performance.timeOrigin + performance.now()) + 11_000)
+    try {
+      const after = open({ url })
+      await after.answer
+      expect(after.head!.version).not.toBe(before.head!.version)
+      const wanted = open({ url, expireMs: 60_000 })
+      await wanted.answer
+      expect(wanted.head!.version).toBe(after.head!.version)
+    } finally {
+      clock.mockRestore()
+    }
+    expect(await statuses(server, 2)).toEqual([200, 200])
   })
 
   test('that changed at the source is another version; nobody gets a mixture', async () => {
@@ -268,7 +293,7 @@ withNginx('a file (needs nginx)', () => {
     await expect(open({ url: `${server.url}/gone` }).answer).rejects.toMatchObject({ code: 'NOT_FOUND' })
     await expect(open({ url: `${server.url}/no` }).answer).rejects.toMatchObject({ code: 'FORBIDDEN' })
     await expect(open({ url: 'file:///etc/hostname' }).answer).rejects.toMatchObject({ code: 'FORBIDDEN' })
-    await expect(open({ url: 'ftp://x/y' }).answer).rejects.toMatchObject({ code: 'UNSUPPORTED' })
+    await expect(open({ url: 'ftp://x/y' }).answer).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
     await expect(open({ url: 'no url' }).answer).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
     await expect(open({ url: `${server.url}/a`, headers: { range: 'bytes=0-1' } }).answer).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
 
