@@ -14,6 +14,8 @@ import type { ReadyAnswer } from './own-peer.ts'
 const START_MS = 20_000
 const ASK_AGAIN_MS = 15
 const START_AGAIN_MS = 1_000
+/** Who has the store for longer than an end takes, and does not answer here, answers somewhere else: in another XDG_RUNTIME_DIR. */
+const TAKEN_MS = 11_000
 const ANSWER_MS = 5_000
 const MAX_REASON = 2_000
 
@@ -27,7 +29,8 @@ export type PeerLaunchOptions = Partial<Omit<PeerProcessOptions, keyof PeerPlace
  * it. UNAVAILABLE: it cannot start (says why) or does not answer in time.
  */
 export async function launchPeer(place: PeerPlace, options: PeerLaunchOptions, { signal }: { signal?: AbortSignal } = {}): Promise<ReadyAnswer> {
-  const until = performance.now() + START_MS
+  const begun = performance.now()
+  const until = begun + START_MS
   let child: Starting | undefined
   try {
     for (;;) {
@@ -36,6 +39,7 @@ export async function launchPeer(place: PeerPlace, options: PeerLaunchOptions, {
       if (answer !== undefined) return answer
       if (child?.failed !== undefined) throw new SkimmerError('UNAVAILABLE', `dfget's peer cannot start: ${child.failed}`)
       if (performance.now() > until) throw new SkimmerError('UNAVAILABLE', `dfget's peer does not answer on ${place.socket} after ${START_MS / 1000} s: see ${join(place.directory, 'peer.log')}`)
+      if (child?.taken === true && performance.now() - begun > TAKEN_MS) throw new SkimmerError('UNAVAILABLE', `another peer has the store in ${place.directory} and does not answer on ${place.socket}: was it started with another XDG_RUNTIME_DIR? It ends when it is not used any more`)
       // When another has the store, that one will answer soon, or end.
       if (child === undefined || (child.taken && performance.now() - child.startedAt > START_AGAIN_MS)) {
         child?.forget()

@@ -103,7 +103,10 @@ export class DownloadContent {
   }
 
   changedAtSource(): SkimmerError {
-    return new SkimmerError('CONFLICT', `${this.name} changed at its source while it was read; ask for it again`)
+    const why = this.head !== undefined && this.head.etag === undefined && this.head.lastModified === undefined
+      ? 'broke off at its source, or changed there: a source without ETag and Last-Modified cannot be gone on with'
+      : 'changed at its source while it was read'
+    return new SkimmerError('CONFLICT', `${this.name} ${why}; ask for it again`)
   }
 
   /** The part that holds the stream's byte at `position`. */
