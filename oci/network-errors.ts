@@ -26,7 +26,7 @@ export function isTransient(error: unknown): boolean {
 }
 
 export function abortedError(what: string, reason: unknown): SkimmerError {
-  const timedOut = reason instanceof Error && reason.name === 'TimeoutError'
+  const timedOut = (reason as { name?: unknown } | undefined)?.name === 'TimeoutError'
   return new SkimmerError(timedOut ? 'TIMEOUT' : 'ABORTED', timedOut ? `${what}: did not finish in the time it was given` : `${what}: given up by the caller`, { cause: reason })
 }
 

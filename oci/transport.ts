@@ -33,6 +33,8 @@ export interface HttpRequest {
   readonly readAhead?: number
   readonly body?: RequestBody
   readonly signal?: AbortSignal
+  /** To the answer's head, when that is less than what holds for all requests. */
+  readonly headersTimeoutMs?: number
   /** Mirrors are given up sooner. */
   readonly hurry?: boolean
 }
@@ -107,6 +109,7 @@ export class Transport {
         method,
         headers,
         signal,
+        ...(request.headersTimeoutMs !== undefined && { headersTimeout: Math.min(request.headersTimeoutMs, this.#options.headersTimeoutMs ?? DEFAULT_HEADERS_TIMEOUT_MS) }),
         ...(request.readAhead !== undefined && { highWaterMark: request.readAhead }),
         ...(body === undefined ? {} : { body: body instanceof Uint8Array ? body : (body.stream as never) }),
       })

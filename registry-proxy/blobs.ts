@@ -16,16 +16,13 @@ import { wantedRange } from './byte-range.ts'
 import { handedCredentials } from './caller.ts'
 import type { ClientAccess } from './client-access.ts'
 import { LayerBlobs } from './layer-blobs.ts'
-import { DEFAULT_CLIENT_IDLE_MS, MAX_REFUSAL_BYTES } from './proxy-options.ts'
+import { DEFAULT_CLIENT_IDLE_MS, LOOK_UP_MS, MAX_REFUSAL_BYTES } from './proxy-options.ts'
 import { headerOf, isKnown } from './proxy-request.ts'
 import type { ProxyRequest } from './proxy-request.ts'
 import { sendBody } from './send-body.ts'
 import { isTrouble } from './upstream-requests.ts'
 import type { SmallAnswer, UpstreamRequests } from './upstream-requests.ts'
 import { WrongBlobs } from './wrong-blobs.ts'
-
-/** How long a registry may take to say how large a blob is. */
-const LOOK_UP_MS = 60_000
 
 type Allowed = { readonly size: number; readonly offline: boolean } | { readonly outcome: Outcome }
 

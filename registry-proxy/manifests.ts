@@ -14,7 +14,7 @@ import type { CachedManifest, ManifestCache, TagFact } from './manifest-cache.ts
 import { headerOf, isKnown } from './proxy-request.ts'
 import type { ProxyRequest } from './proxy-request.ts'
 import type { PublicRepositories } from './public-repositories.ts'
-import { DEFAULT_STALE_TAGS_MS, DEFAULT_TAG_TTL_MS } from './proxy-options.ts'
+import { DEFAULT_STALE_TAGS_MS, DEFAULT_TAG_TTL_MS, STALE_LOOK_UP_MS } from './proxy-options.ts'
 import { isTrouble } from './upstream-requests.ts'
 import type { SmallAnswer, UpstreamRequests } from './upstream-requests.ts'
 
@@ -62,7 +62,7 @@ export class Manifests {
     if (cached === undefined) return await this.#fetch(request, digest)
     if (this.#access.mayRead(caller, upstream, digest)) return this.#send(request, cached, 'hit')
     // By its type: some registries answer 404 to whoever does not name it, and this client takes it.
-    const heard = await this.#ask(request, 'HEAD', digest, { accept: bareMediaType(cached.contentType) })
+    const heard = await this.#ask(request, 'HEAD', digest, { accept: bareMediaType(cached.contentType), hurry: this.#access.mayReadOffline(caller, upstream, digest) })
     if ('answer' in heard) {
       if (heard.answer.status === 404) this.#access.missing(upstream, digest)
       if (heard.answer.status !== 200) return this.#passRefusal(request, heard.answer)
@@ -85,7 +85,7 @@ export class Manifests {
     if (cached === undefined && method === 'GET') return await this.#fetch(request, tag, fact)
 
     // What is here is asked for by its head alone: that costs no pull where pulls are counted, and 304 or the same digest settles it.
-    const heard = await this.#ask(request, 'HEAD', tag, cached === undefined ? {} : { etag: fact?.etag })
+    const heard = await this.#ask(request, 'HEAD', tag, { ...(cached !== undefined && { etag: fact?.etag }), hurry: this.#mayServeStale(request, fact) })
     if ('down' in heard) return this.#stale(request, fact, cached, heard.down)
     const { answer } = heard
     if (answer.status === 304 && fact !== undefined && cached !== undefined) {
@@ -143,15 +143,15 @@ export class Manifests {
     await this.#cache.noteTag(request.upstream, tag, headerOf(request.incoming.headers.accept), { digest, contentType, size, ...(etag !== undefined && { etag }) })
   }
 
-  #ask(request: ProxyRequest, method: 'GET' | 'HEAD', reference: string, how: { accept?: string; etag?: string | undefined } = {}): Promise<Heard> {
+  #ask(request: ProxyRequest, method: 'GET' | 'HEAD', reference: string, how: { accept?: string; etag?: string | undefined; hurry?: boolean } = {}): Promise<Heard> {
     const { upstream, caller, mirrored, incoming } = request
-    const { accept = headerOf(incoming.headers.accept), etag } = how
-    const key = JSON.stringify([method, upstream.registry, upstream.repository, reference, wishKey(accept), etag, caller.identity, mirrored])
+    const { accept = headerOf(incoming.headers.accept), etag, hurry = false } = how
+    const key = JSON.stringify([method, upstream.registry, upstream.repository, reference, wishKey(accept), etag, caller.identity, mirrored, hurry])
     let asking = this.#asking.get(key)
     if (asking === undefined) {
       const headers = { ...(accept !== undefined && { accept }), ...(etag !== undefined && { 'if-none-match': etag }) }
       // Shared, so no one client's leaving may end it; the transport's timeouts bound it.
-      asking = this.#hear(this.#upstream.small({ method, upstream, caller, mirrored, path: `manifests/${reference}`, headers }, MAX_MANIFEST_BYTES)).finally(() => this.#asking.delete(key))
+      asking = this.#hear(this.#upstream.small({ method, upstream, caller, mirrored, path: `manifests/${reference}`, headers, ...(hurry && { signal: AbortSignal.timeout(STALE_LOOK_UP_MS) }) }, MAX_MANIFEST_BYTES)).finally(() => this.#asking.delete(key))
       this.#asking.set(key, asking)
     }
     return asking
@@ -167,9 +167,13 @@ export class Manifests {
     }
   }
 
+  #mayServeStale({ caller, upstream }: ProxyRequest, fact: TagFact | undefined): boolean {
+    return fact !== undefined && this.#now() - fact.checked <= this.#staleTagsMs && this.#access.mayReadOffline(caller, upstream, fact.digest)
+  }
+
   /** The registry cannot be asked: what a tag stood for not long ago, to those whom it served not long ago. */
   #stale(request: ProxyRequest, fact: TagFact | undefined, cached: CachedManifest | undefined, down: SkimmerError | SmallAnswer): Outcome {
-    if (fact === undefined || this.#now() - fact.checked > this.#staleTagsMs || !this.#access.mayReadOffline(request.caller, request.upstream, fact.digest)) return this.#sendDown(request, down)
+    if (fact === undefined || !this.#mayServeStale(request, fact)) return this.#sendDown(request, down)
     this.#logger.info({ registry: request.upstream.registry, repository: request.upstream.repository, ageMs: this.#now() - fact.checked }, 'the registry cannot be asked: a tag is served as it was')
     if (cached !== undefined) return this.#send(request, cached, 'stale')
     return request.method === 'HEAD' ? this.#sendHead(request, fact, 'stale') : this.#sendDown(request, down)

@@ -27,7 +27,12 @@ export interface RegistryProxyOptions {
   readonly clientIdleMs?: number
   /** Keys the hashes by which clients are remembered, so that they outlive a restart; random when left out. */
   readonly secret?: Buffer
-  readonly upstream?: RegistryClientOptions
+  readonly upstream?: UpstreamOptions
+}
+
+export interface UpstreamOptions extends RegistryClientOptions {
+  /** How long a registry may take to begin to answer what is not a blob. */
+  readonly lookUpMs?: number
 }
 
 export const DEFAULT_PROXY_REGISTRY = 'docker.io'
@@ -41,6 +46,10 @@ export const DEFAULT_CLIENT_IDLE_MS = 120_000
 /** Clients have another way, the registry itself: they had better learn soon that this one is closed. */
 export const UPSTREAM_ATTEMPTS = 2
 export const UPSTREAM_CONNECT_TIMEOUT_MS = 5_000
+/** A registry's head of an answer to a question: what is no blob is small, and is soon there or not at all. */
+export const LOOK_UP_MS = 15_000
+/** The same, all in all, when an answer that is somewhat old could be given instead. */
+export const STALE_LOOK_UP_MS = 5_000
 /** A registry that could not be reached is not tried again for so long. */
 export const UPSTREAM_PAUSE_MS = 3_000
 

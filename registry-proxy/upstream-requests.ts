@@ -5,15 +5,16 @@ import type { Logger } from 'pino'
 import { Authenticator } from '../oci/auth.ts'
 import { anonymous } from '../oci/credentials.ts'
 import type { CredentialSource } from '../oci/credentials.ts'
-import type { RegistryClientOptions } from '../oci/defaults.ts'
 import { SkimmerError, hasCode } from '../oci/errors.ts'
+import type { ErrorCode } from '../oci/errors.ts'
 import { RegistryHosts } from '../oci/registry-hosts.ts'
 import type { Endpoint, HostsConfig } from '../oci/registry-hosts.ts'
 import { sendPersistently } from '../oci/retry.ts'
 import { Transport, discard, readBody } from '../oci/transport.ts'
 import type { HttpResponse } from '../oci/transport.ts'
 import type { Caller } from './caller.ts'
-import { MAX_MIRROR_HOPS, UPSTREAM_ATTEMPTS, UPSTREAM_CONNECT_TIMEOUT_MS, UPSTREAM_PAUSE_MS } from './proxy-options.ts'
+import { LOOK_UP_MS, MAX_MIRROR_HOPS, UPSTREAM_ATTEMPTS, UPSTREAM_CONNECT_TIMEOUT_MS, UPSTREAM_PAUSE_MS } from './proxy-options.ts'
+import type { UpstreamOptions } from './proxy-options.ts'
 import type { Upstream } from './upstream-choice.ts'
 
 export const MIRRORED_HEADER = 'x-skimmer-mirrored'
@@ -29,6 +30,8 @@ export interface UpstreamRequest {
   /** Who sent the request here, if a proxy did: it goes on with the request. */
   readonly mirrored?: string | undefined
   readonly signal?: AbortSignal
+  /** For the head of each answer. */
+  readonly headersTimeoutMs?: number
 }
 
 /** Any status. `asked` is the registry's own URL, before redirects. */
@@ -54,11 +57,11 @@ export class UpstreamRequests {
   readonly #transport: Transport
   readonly #flows: { readonly anonymous: Authenticator; readonly own: Authenticator }
   readonly #logger: Logger
-  readonly #options: RegistryClientOptions
+  readonly #options: UpstreamOptions
   /** Registries that could not be reached a moment ago, and why. */
-  readonly #paused = new Map<string, { until: number; failure: SkimmerError }>()
+  readonly #paused = new Map<string, { until: number; failure: ErrorCode }>()
 
-  constructor(components: { hosts?: HostsConfig; credentials?: CredentialSource; logger: Logger }, options: RegistryClientOptions = {}) {
+  constructor(components: { hosts?: HostsConfig; credentials?: CredentialSource; logger: Logger }, options: UpstreamOptions = {}) {
     this.#options = { attempts: UPSTREAM_ATTEMPTS, connectTimeoutMs: UPSTREAM_CONNECT_TIMEOUT_MS, ...options }
     this.#hosts = new RegistryHosts(components.hosts)
     this.#transport = new Transport(this.#hosts, this.#options)
@@ -90,7 +93,7 @@ export class UpstreamRequests {
 
   /** The answer with its body, of which there may be `limit` bytes: LIMIT_EXCEEDED. */
   async small(request: UpstreamRequest, limit: number): Promise<SmallAnswer> {
-    const answer = await this.send(request)
+    const answer = await this.send({ headersTimeoutMs: this.#options.lookUpMs ?? LOOK_UP_MS, ...request })
     const { status, headers, asked } = answer
     if (request.method === 'HEAD') {
       await discard(answer.body)
@@ -115,13 +118,14 @@ export class UpstreamRequests {
   async #at(endpoint: Endpoint, request: UpstreamRequest): Promise<UpstreamAnswer> {
     const key = `${endpoint.host}${endpoint.prefix}`
     const paused = this.#paused.get(key)
-    if (paused !== undefined && paused.until > Date.now()) throw paused.failure
+    // It failed another request, perhaps another client's: what that was about is nobody else's business.
+    if (paused !== undefined && paused.until > Date.now()) throw new SkimmerError(paused.failure, `${endpoint.host} did not answer a moment ago, and is not asked again for ${UPSTREAM_PAUSE_MS / 1000} s`)
     try {
       const answer = await this.#authorized(endpoint, request)
       this.#paused.delete(key)
       return answer
     } catch (error) {
-      if (hasCode(error, 'UNAVAILABLE', 'TIMEOUT') && !request.signal?.aborted) this.#paused.set(key, { until: Date.now() + UPSTREAM_PAUSE_MS, failure: error })
+      if (hasCode(error, 'UNAVAILABLE', 'TIMEOUT') && !request.signal?.aborted) this.#paused.set(key, { until: Date.now() + UPSTREAM_PAUSE_MS, failure: error.code })
       throw error
     }
   }
@@ -148,10 +152,10 @@ export class UpstreamRequests {
   }
 
   #persistently(endpoint: Endpoint, request: UpstreamRequest, url: URL, authorization: string | undefined): Promise<HttpResponse> {
-    const { method, signal } = request
+    const { method, signal, headersTimeoutMs } = request
     const headers = { ...request.headers, [MIRRORED_HEADER]: request.mirrored === undefined ? this.self : `${request.mirrored}, ${this.self}` }
     const options = endpoint.mirror ? { ...this.#options, attempts: 1 } : this.#options
-    return sendPersistently(this.#transport, { method, url, what: whatOf(request), headers, signal, authorization, hurry: endpoint.mirror }, options)
+    return sendPersistently(this.#transport, { method, url, what: whatOf(request), headers, signal, authorization, headersTimeoutMs, hurry: endpoint.mirror }, options)
   }
 
   async #url(endpoint: Endpoint, request: UpstreamRequest): Promise<URL> {
