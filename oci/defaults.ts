@@ -64,4 +64,9 @@ export interface RegistryClientOptions {
    * IPv4. Behind a proxy only addresses that stand in the URL are checked: names are the proxy's to resolve and to judge.
    */
   readonly allow?: (address: string) => boolean
+  /**
+   * Redirects to another host may not lead to this machine, its link or a cloud's metadata, unless the host that was asked first is at such
+   * an address itself. Private networks may be led to: storage is there. Default false.
+   */
+  readonly guardRedirects?: boolean
 }

@@ -5,13 +5,16 @@ import type { LookupFunction } from 'node:net'
 import type { IncomingHttpHeaders } from 'node:http'
 import { Agent, EnvHttpProxyAgent } from 'undici'
 import type { Dispatcher } from 'undici'
+import { addressClass, hostClass } from './address-class.ts'
+import type { AddressClass } from './address-class.ts'
 import { assertAllowed, guardedLookup } from './address-guard.ts'
+import type { AllowAddress } from './address-guard.ts'
 import {
   DEFAULT_BODY_IDLE_TIMEOUT_MS, DEFAULT_CONNECTIONS, DEFAULT_CONNECT_TIMEOUT_MS, DEFAULT_HEADERS_TIMEOUT_MS, DEFAULT_KEEP_ALIVE_MS,
   DEFAULT_MIRROR_CONNECT_TIMEOUT_MS, MAX_REDIRECTS,
 } from './defaults.ts'
 import type { RegistryClientOptions } from './defaults.ts'
-import { SkimmerError } from './errors.ts'
+import { SkimmerError, hasCode } from './errors.ts'
 import { abortedError, isCertificateError, isTransient, networkCode, networkError, shownUrl } from './network-errors.ts'
 import { isLoopback } from './registry-hosts.ts'
 import type { Endpoint, RegistryHosts } from './registry-hosts.ts'
@@ -75,8 +78,10 @@ export class Transport {
   async send(request: HttpRequest): Promise<HttpResponse> {
     let { url, authorization, ownHeaders } = request
     const maxRedirects = this.#options.maxRedirects ?? MAX_REDIRECTS
+    let guarded = false
+    let home: AddressClass | undefined
     for (let hop = 0; ; hop++) {
-      const response = await this.#once(request, url, { ...ownHeaders, ...(authorization !== undefined && { authorization }) })
+      const response = await this.#once(request, url, guarded ? { home } : undefined, { ...ownHeaders, ...(authorization !== undefined && { authorization }) })
       const location = response.headers.location
       if (!REDIRECTS.has(response.statusCode) || (request.method !== 'GET' && request.method !== 'HEAD') || typeof location !== 'string') {
         return { status: response.statusCode, headers: response.headers, body: response.body, url }
@@ -86,11 +91,16 @@ export class Transport {
       const next = redirectTarget(url, location, request.what)
       // Once credentials were left behind they stay behind, even if a later hop leads back.
       if (next.origin !== url.origin) authorization = ownHeaders = undefined
+      if (this.#options.guardRedirects === true && next.host !== request.url.host) {
+        if (!guarded) home = await hostClass(request.url)
+        guarded = true
+      }
       url = next
     }
   }
 
-  async #once(request: HttpRequest, url: URL, own: Readonly<Record<string, string>>): Promise<Dispatcher.ResponseData> {
+  /** `guard`: a redirect to another host led here, from a registry in the class `home`. */
+  async #once(request: HttpRequest, url: URL, guard: { home: AddressClass | undefined } | undefined, own: Readonly<Record<string, string>>): Promise<Dispatcher.ResponseData> {
     const { method, body, signal, what } = request
     const headers: Record<string, string> = {
       'user-agent': this.#options.userAgent ?? 'skimmer',
@@ -102,8 +112,9 @@ export class Transport {
     if (body !== undefined) headers['content-length'] = String(body instanceof Uint8Array ? body.length : body.size)
     try {
       signal?.throwIfAborted()
-      if (this.#options.allow !== undefined) assertAllowed(url, this.#options.allow, what)
-      return await this.#agent(url, request.hurry === true).request({
+      const allow = this.#allow(guard)
+      if (allow !== undefined) assertAllowed(url, allow, what)
+      return await this.#agent(url, request.hurry === true, guard).request({
         origin: url.origin,
         path: url.pathname + url.search,
         method,
@@ -115,18 +126,28 @@ export class Transport {
       })
     } catch (error) {
       const failure = networkError(error, url, what, signal)
+      if (guard !== undefined && hasCode(failure, 'FORBIDDEN')) throw new SkimmerError('INVALID_DATA', `${what}: ${request.url.host} redirects to a place that it has no business with: ${failure.message}`, { cause: failure })
       failure.details.transient = !signal?.aborted && isTransient(error)
       throw failure
     }
   }
 
-  #agent(url: URL, hurry: boolean): Dispatcher {
+  #allow(guard: { home: AddressClass | undefined } | undefined): AllowAddress | undefined {
+    const { allow } = this.#options
+    if (guard === undefined) return allow
+    return (address) => {
+      const where = addressClass(address)
+      return (where === undefined || where === guard.home) && (allow === undefined || allow(address))
+    }
+  }
+
+  #agent(url: URL, hurry: boolean, guard?: { home: AddressClass | undefined }): Dispatcher {
     const direct = isLoopback(url.host) || this.#options.proxyFromEnvironment === false
     const tls = url.protocol === 'https:'
-    const name = `${hurry} ${direct} ${tls} ${tls ? this.#hosts.tlsName(url.host) : ''}`
+    const name = `${guard === undefined ? '' : `guarded ${guard.home} `}${hurry} ${direct} ${tls} ${tls ? this.#hosts.tlsName(url.host) : ''}`
     const known = this.#agents.get(name)
     if (known !== undefined) return known
-    const connect = { timeout: this.#connectTimeout(hurry), keepAlive: true, ...this.#guard(), ...(tls ? this.#tls(url.host) : {}) }
+    const connect = { timeout: this.#connectTimeout(hurry), keepAlive: true, ...this.#guard(guard), ...(tls ? this.#tls(url.host) : {}) }
     const options = {
       connect,
       connections: this.#options.connections ?? DEFAULT_CONNECTIONS,
@@ -141,8 +162,9 @@ export class Transport {
     return agent
   }
 
-  #guard(): { lookup?: LookupFunction } {
-    return this.#options.allow === undefined ? {} : { lookup: guardedLookup(this.#options.allow) }
+  #guard(guard?: { home: AddressClass | undefined }): { lookup?: LookupFunction } {
+    const allow = this.#allow(guard)
+    return allow === undefined ? {} : { lookup: guardedLookup(allow) }
   }
 
   #connectTimeout(hurry: boolean): number {

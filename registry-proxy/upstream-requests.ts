@@ -62,7 +62,7 @@ export class UpstreamRequests {
   readonly #paused = new Map<string, { until: number; failure: ErrorCode }>()
 
   constructor(components: { hosts?: HostsConfig; credentials?: CredentialSource; logger: Logger }, options: UpstreamOptions = {}) {
-    this.#options = { attempts: UPSTREAM_ATTEMPTS, connectTimeoutMs: UPSTREAM_CONNECT_TIMEOUT_MS, ...options }
+    this.#options = { attempts: UPSTREAM_ATTEMPTS, connectTimeoutMs: UPSTREAM_CONNECT_TIMEOUT_MS, guardRedirects: true, ...options }
     this.#hosts = new RegistryHosts(components.hosts)
     this.#transport = new Transport(this.#hosts, this.#options)
     this.#flows = {

@@ -1,5 +1,9 @@
 // Registries that are silent, misleading or rude: what the proxy answers then, and how soon.
 import { afterEach, describe, expect, test } from '@jest/globals'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { networkInterfaces } from 'node:os'
+import { addressClass } from '../../oci/address-class.ts'
 import { digestOf } from '../../oci/digest.ts'
 import { MEDIA_TYPES } from '../../oci/media-types.ts'
 import type { RegistryProxyOptions } from '../../registry-proxy/proxy-options.ts'
@@ -55,5 +59,47 @@ describe('a registry that accepts and is silent', () => {
     expect([status, message]).toEqual([504, expect.stringContaining(registry.host)])
     expect(message).not.toContain('secret')
     expect(registry.requests.filter(({ url }) => url.includes('other'))).toEqual([])
+  })
+})
+
+describe('redirects', () => {
+  test('lead to other hosts, but not to this machine or its link from elsewhere', async () => {
+    const where: Record<string, string> = { '/v2/team/app/manifests/near': `http://localhost:PORT/there`, '/v2/team/app/manifests/cloud': 'http://169.254.169.254/latest/meta-data/', '/v2/team/app/manifests/mapped': 'http://[::ffff:169.254.1.1]/', '/v2/team/app/tags/list': 'http://0.0.0.0:PORT/there', [`/v2/team/app/referrers/${DIGEST}`]: 'http://[fe80::1]/', [`/v2/team/app/blobs/${DIGEST}`]: 'http://0.0.0.0:PORT/there' }
+    await start((request, response) => {
+      const to = where[request.url!]
+      if (to !== undefined) response.writeHead(307, { location: to.replace('PORT', registry.host.split(':')[1]) }).end()
+      else response.writeHead(200, { 'content-type': MEDIA_TYPES.ociManifest }).end(MANIFEST)
+    })
+    expect((await ask('app/manifests/near')).status).toBe(200)
+    for (const path of ['app/manifests/cloud', 'app/manifests/mapped', 'app/tags/list', `app/referrers/${DIGEST}`, `app/blobs/${DIGEST}`]) {
+      const answer = await ask(path)
+      expect([path, answer.status, await answer.text()]).toEqual([path, 502, expect.stringContaining('redirects to a place')])
+    }
+  })
+
+  test('from a registry elsewhere not to loopback either, by name or by number', async () => {
+    const [address] = Object.values(networkInterfaces()).flat().filter((found) => found!.family === 'IPv4' && !found!.internal).map((found) => found!.address)
+    if (address === undefined) return // this machine has no other address to be asked at
+    const inner = await startHost((_, response) => void response.end('a secret'))
+    const outer = createServer((request, response) => void response.writeHead(307, { location: `http://${request.url!.includes('name') ? `localhost:${inner.host.split(':')[1]}` : inner.host}/` }).end())
+    await new Promise<void>((resolve) => outer.listen(0, address, resolve))
+    const host = `${address}:${(outer.address() as AddressInfo).port}`
+    registry = inner
+    proxy = await startProxy({ hosts: { [host]: { plainHttp: true } } })
+    try {
+      for (const tag of ['name', 'number']) {
+        const answer = await fetch(`${proxy.url}/v2/team/app/manifests/${tag}?ns=${host}`)
+        expect([answer.status, await answer.text()]).toEqual([502, expect.stringContaining('redirects to a place')])
+      }
+      expect(inner.requests).toEqual([])
+    } finally {
+      outer.close()
+      outer.closeAllConnections()
+    }
+  })
+
+  test('classes of addresses', () => {
+    const classes = { '127.1.2.3': 'loopback', '::1': 'loopback', '::ffff:127.0.0.1': 'loopback', '0.0.0.0': 'unspecified', '::': 'unspecified', '169.254.3.4': 'link-local', 'fe80::1%eth0': 'link-local', 'febf::1': 'link-local', '169.254.169.254': 'metadata', 'fd00:ec2::254': 'metadata', '64:ff9b::169.254.169.254': 'metadata', '10.0.0.1': undefined, '192.168.1.1': undefined, 'fd12::1': undefined, '8.8.8.8': undefined, '2001:db8::1': undefined }
+    for (const [address, name] of Object.entries(classes)) expect([address, addressClass(address)]).toEqual([address, name])
   })
 })
