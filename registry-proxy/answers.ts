@@ -25,6 +25,9 @@ const problemBody = (code: string, message: string): Buffer => Buffer.from(`${JS
 /** The spec's code for what a registry says with each status. */
 const SPEC_CODES: Readonly<Record<number, string>> = { 400: 'NAME_INVALID', 401: 'UNAUTHORIZED', 403: 'DENIED', 404: 'NAME_UNKNOWN', 405: 'UNSUPPORTED', 429: 'TOOMANYREQUESTS', 500: 'UNKNOWN' }
 
+/** The same where a registry refused without the spec's words. */
+const REFUSAL_CODES: Readonly<Record<number, string>> = { 401: 'UNAUTHORIZED', 403: 'DENIED', 429: 'TOOMANYREQUESTS' }
+
 const STATUS_OF: Readonly<Record<ErrorCode, number>> = {
   INVALID_ARGUMENT: 400, INVALID_DATA: 502, DIGEST_MISMATCH: 502, NOT_FOUND: 404, UNAUTHORIZED: 401, FORBIDDEN: 403, UNSUPPORTED: 502,
   UNAVAILABLE: 503, TIMEOUT: 504, LIMIT_EXCEEDED: 502, NO_SPACE: 503, CONFLICT: 503, ABORTED: 503, INTERNAL: 500,
@@ -50,7 +53,7 @@ const PASSED_ON = [
   'ratelimit-limit', 'ratelimit-remaining', 'docker-ratelimit-source', 'warning',
 ]
 
-/** A registry's own answer, passed on: a refusal, a list, what is not cached. `headers` come on top; `unknown` is the spec's word for what is not there, where the registry said none. */
+/** A registry's own answer, passed on: a refusal, a list, what is not cached. `headers` come on top; `unknown` is the spec's word for what is not there, where the registry said none of the spec's. */
 export function passOn(response: ServerResponse, answer: { status: number; headers: IncomingHttpHeaders; bytes: Buffer; asked: URL }, headers: Readonly<Record<string, string | string[] | undefined>> = {}, unknown = 'NAME_UNKNOWN'): Outcome {
   const passed: Record<string, string | string[] | number> = {}
   for (const name of PASSED_ON) if (answer.headers[name] !== undefined) passed[name] = answer.headers[name]!
@@ -59,9 +62,9 @@ export function passOn(response: ServerResponse, answer: { status: number; heade
   for (const [name, value] of Object.entries(headers)) if (value !== undefined) passed[name] = value
   const head = response.req.method === 'HEAD'
   let { bytes } = answer
-  if (!head && bytes.length === 0 && answer.status >= 400) {
-    // It was asked by HEAD, and said no words.
-    bytes = problemBody(answer.status === 404 ? unknown : (SPEC_CODES[answer.status] ?? 'UNAVAILABLE'), `the registry ${answer.asked.host} answered ${answer.status}`)
+  if (!head && answer.status >= 400 && !isSpecError(bytes)) {
+    // It was asked by HEAD and said no words, or its words are a page for people.
+    bytes = problemBody(answer.status === 404 ? unknown : (REFUSAL_CODES[answer.status] ?? 'UNKNOWN'), `the registry ${answer.asked.host} answered ${answer.status}`)
     passed['content-type'] = 'application/json'
   }
   const length = head ? answer.headers['content-length'] : bytes.length
@@ -69,6 +72,16 @@ export function passOn(response: ServerResponse, answer: { status: number; heade
   response.writeHead(answer.status, passed)
   response.end(head || answer.status === 304 ? undefined : bytes)
   return outcomeOf(answer.status)
+}
+
+/** `{errors: […]}`, whatever stands in it. */
+function isSpecError(bytes: Buffer): boolean {
+  try {
+    const { errors } = JSON.parse(bytes.toString('utf8')) as { errors?: unknown }
+    return Array.isArray(errors)
+  } catch {
+    return false // null has no members either
+  }
 }
 
 /** Clients ask the registry's token server themselves: where its address is relative, it is the registry's and not the proxy's. */

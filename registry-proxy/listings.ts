@@ -29,15 +29,16 @@ export class Listings {
       answerProblem(request.response, 400, 'DIGEST_INVALID', `${JSON.stringify(digest.slice(0, 140))} is not a sha256 or sha512 digest`)
       return 'invalid'
     }
-    return await this.#list(request, `referrers/${digest}`)
+    // Of a name that is unknown clients would not look for the tag.
+    return await this.#list(request, `referrers/${digest}`, 'MANIFEST_UNKNOWN')
   }
 
-  async #list(request: ProxyRequest, path: string): Promise<Outcome> {
+  async #list(request: ProxyRequest, path: string, unknown?: string): Promise<Outcome> {
     const { upstream, caller, mirrored, query, signal, method } = request
     const passed = new URLSearchParams([...query].filter(([name]) => name !== 'ns'))
     const accept = headerOf(request.incoming.headers.accept)
     const answer = await this.#upstream.small({ method, upstream, caller, mirrored, path, query: passed, headers: accept === undefined ? {} : { accept }, signal }, MAX_LISTING_BYTES)
-    return passOn(request.response, answer, { link: nextLink(headerOf(answer.headers.link), answer.asked, request) })
+    return passOn(request.response, answer, { link: nextLink(headerOf(answer.headers.link), answer.asked, request) }, unknown)
   }
 }
 

@@ -195,7 +195,8 @@ maybe('an open registry', () => {
   })
 
   test('a registry without the referrers API says so, and its fallback tag is a tag', async () => {
-    expect((await ask(`team/app/referrers/${image.manifestDigest}`)).status).toBe(404)
+    const answer = await ask(`team/app/referrers/${image.manifestDigest}`)
+    expect([answer.status, answer.headers.get('content-type'), await errorOf(answer)]).toEqual([404, 'application/json', 'MANIFEST_UNKNOWN'])
     expect((await ask(`team/app/manifests/${image.manifestDigest.replace(':', '-')}`, { headers: { accept: ACCEPT } })).status).toBe(404)
   })
 

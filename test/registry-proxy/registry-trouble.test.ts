@@ -103,3 +103,17 @@ describe('redirects', () => {
     for (const [address, name] of Object.entries(classes)) expect([address, addressClass(address)]).toEqual([address, name])
   })
 })
+
+test('a refusal in other words than the spec has gets the spec\'s, with its status and headers', async () => {
+  await start((request, response) => {
+    const status = Number(/manifests\/([0-9]{3})$/.exec(request.url!)?.[1] ?? 404)
+    const own = request.url!.includes('own')
+    response.writeHead(status, { 'content-type': 'text/html', 'retry-after': '7777', 'www-authenticate': 'Basic realm="theirs"' }).end(own ? '{"errors":[{"code":"THEIRS","message":"x"}]}' : request.url!.includes('json') ? '{"error":"no"}' : '<h1>a page</h1>')
+  }, { upstream: { attempts: 1 } })
+  for (const [path, status, code] of [['page/manifests/404', 404, 'MANIFEST_UNKNOWN'], ['json/manifests/401', 401, 'UNAUTHORIZED'], ['page/manifests/403', 403, 'DENIED'], ['page/manifests/429', 429, 'TOOMANYREQUESTS'], ['page/manifests/500', 500, 'UNKNOWN'], ['page/manifests/418', 418, 'UNKNOWN'], ['own/manifests/404', 404, 'THEIRS'], ['page/tags/list', 404, 'NAME_UNKNOWN'], [`page/blobs/${DIGEST}`, 404, 'BLOB_UNKNOWN'], [`page/referrers/${DIGEST}`, 404, 'MANIFEST_UNKNOWN']] as const) {
+    const answer = await ask(path)
+    expect([path, ...(await errorOf(answer)).slice(0, 2)]).toEqual([path, status, code])
+    expect([answer.headers.get('retry-after'), answer.headers.get('www-authenticate')]).toEqual(['7777', 'Basic realm="theirs"'])
+    expect((await (await ask(path, { method: 'HEAD' })).arrayBuffer()).byteLength).toBe(0)
+  }
+})
