@@ -26,6 +26,9 @@ export function connectAuthority(text: string): { host: string; port: number } {
   return { host: host.toLowerCase(), port: Number(port) }
 }
 
+/** Letters, digits, - . _ ~ need no escape (RFC 3986 section 2.3). */
+const unescaped = (url: string): string => url.replace(/%(?:2[DE]|3[0-9]|[46][1-9A-F]|[57][0-9A]|5F|7E)/gi, (escape) => String.fromCharCode(Number.parseInt(escape.slice(1), 16)))
+
 export class ForwardRules {
   readonly #config: ForwardConfig
 
@@ -33,9 +36,10 @@ export class ForwardRules {
     this.#config = config
   }
 
-  /** The first rule that matches holds. */
+  /** The first rule that matches holds: the URL as it is, or without escapes that mean nothing, which servers read as the same. */
   target(asked: URL): Target {
-    const rule = this.#config.rules.find(({ match }) => match.test(asked.href))
+    const plain = unescaped(asked.href)
+    const rule = this.#config.rules.find(({ match }) => match.test(asked.href) || (plain !== asked.href && match.test(plain)))
     if (rule === undefined) return { url: asked, through: this.#config.otherwise }
     const url = new URL(asked)
     // The scheme first: setting it drops a port that is the new scheme's own.

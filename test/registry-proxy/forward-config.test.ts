@@ -41,6 +41,16 @@ describe('rules', () => {
     expect(target({ rules: [{ match: 'a', through: 'direct', ...rule }] }, from)).toEqual(['direct', to])
   })
 
+  test('a rule is not got round by escapes that mean nothing', () => {
+    const rules = { rules: [{ match: '/ads-1\\.0~', through: 'refuse' }, { match: '%2F', through: 'direct' }], otherwise: 'swarm' }
+    for (const path of ['/ads-1.0~', '/%61ds-1.0~', '/%61%64%73%2d%31%2E%30%7e']) expect([path, target(rules, `http://x${path}`)]).toEqual([path, ['refuse', `http://x${path}`]])
+    expect(target(rules, 'http://x/a%2Fds')[0]).toBe('direct')
+    // An escaped escape is another name.
+    expect(target(rules, 'http://x/%2561ds-1.0~')[0]).toBe('swarm')
+    const all = Array.from({ length: 256 }, (_, byte) => byte).filter((byte) => target({ rules: [{ match: `^http://x/[A-Za-z0-9._~-]z$`, through: 'direct' }], otherwise: 'refuse' }, `http://x/%${byte.toString(16).padStart(2, '0')}z`)[0] === 'direct')
+    expect(String.fromCharCode(...all)).toMatch(/^-\.[0-9]{10}[A-Z]{26}_[a-z]{26}~$/)
+  })
+
   test('a tunnel is ruled by where it goes', () => {
     const rules = new ForwardRules(forwardConfig({ rules: [{ match: '^https://bad\\.example/', through: 'refuse' }, { match: '^https://old\\.example/', redirect: 'new.example:8443' }] }))
     expect(rules.tunnel('bad.example', 443)).toMatchObject({ refused: true })
