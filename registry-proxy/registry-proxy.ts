@@ -59,7 +59,7 @@ export class RegistryProxy {
   readonly #listings: Listings
   readonly #ping: Ping
   readonly #options: RegistryProxyOptions
-  readonly #running = new Set<Promise<void>>()
+  readonly #running = new Set<Promise<Outcome>>()
   #pruned: Promise<void> = Promise.resolve()
 
   /** Listens when this resolves. INVALID_ARGUMENT: an option is wrong; CONFLICT: the address is taken. */
@@ -91,7 +91,7 @@ export class RegistryProxy {
     this.#listings = new Listings({ upstream: this.#upstream })
     this.#ping = new Ping({ upstream: this.#upstream })
     const limits = { maxHeaderSize: MAX_REQUEST_HEADER_BYTES, headersTimeout: REQUEST_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS, keepAliveTimeout: KEEP_ALIVE_MS }
-    const handle = (request: IncomingMessage, response: ServerResponse): void => this.handle(request, response)
+    const handle = (request: IncomingMessage, response: ServerResponse): void => void this.handle(request, response)
     this.server = options.tls === undefined ? createServer(limits, handle) : createTlsServer({ ...limits, ...options.tls }, handle)
     this.server.maxConnections = options.connections ?? DEFAULT_CLIENT_CONNECTIONS
   }
@@ -126,13 +126,14 @@ export class RegistryProxy {
   }
 
   /** Answers one request, whichever server it came to. */
-  handle(incoming: IncomingMessage, response: ServerResponse): void {
+  handle(incoming: IncomingMessage, response: ServerResponse): Promise<Outcome> {
     const answering = this.#handle(incoming, response)
     this.#running.add(answering)
     void answering.finally(() => this.#running.delete(answering))
+    return answering
   }
 
-  async #handle(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
+  async #handle(incoming: IncomingMessage, response: ServerResponse): Promise<Outcome> {
     const started = performance.now()
     const gone = new AbortController()
     response.once('close', () => gone.abort())
@@ -152,6 +153,7 @@ export class RegistryProxy {
       const label = kind === 'refused' || kind === 'health' ? 'other' : kind
       this.#metrics.answered(label, outcome, (performance.now() - started) / 1000)
     }
+    return outcome
   }
 
   async #route(route: Route, url: URL, incoming: IncomingMessage, response: ServerResponse, signal: AbortSignal): Promise<Outcome> {

@@ -1,5 +1,6 @@
 // What the forward proxy is started with, and its bounds.
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Outcome } from '../answers.ts'
 
 export interface ForwardLimits {
   /** To connect to a server, name look-up and TLS included. */
@@ -23,7 +24,8 @@ export const HEAD_TIMEOUT_MS = 30_000
 
 /** The registry proxy, which answers `/v2/<name>/blobs/<digest>?ns=<registry>`. */
 export interface RegistryHandler {
-  handle(request: IncomingMessage, response: ServerResponse): void
+  /** Resolves when it is answered, or broken off: with what became of it. Never rejects. */
+  handle(request: IncomingMessage, response: ServerResponse): Promise<Outcome>
 }
 
 export interface FileRequest {

@@ -56,13 +56,15 @@ export class SwarmRequests {
     return plain === (url.protocol === 'http:')
   }
 
-  #blob(registry: RegistryHandler, request: IncomingMessage, response: ServerResponse, url: URL): Promise<ForwardOutcome> {
+  async #blob(registry: RegistryHandler, request: IncomingMessage, response: ServerResponse, url: URL): Promise<ForwardOutcome> {
     request.url = `${url.pathname}?ns=${encodeURIComponent(url.host)}`
     delete request.headers['proxy-authorization']
-    return new Promise((resolve) => {
-      response.once('close', () => resolve(response.writableFinished ? 'ok' : 'gone'))
-      registry.handle(request, response)
-    })
+    const closed = response.closed ? undefined : new Promise((resolve) => response.once('close', resolve))
+    const outcome = await registry.handle(request, response)
+    await closed
+    if (response.writableFinished) return 'ok'
+    // Both break off: the client that went, and the registry proxy where the bytes were wrong.
+    return outcome === 'failed' ? 'failed' : 'gone'
   }
 
   async #file(open: OpenFile, wish: Omit<FileRequest, 'signal'>, request: IncomingMessage, response: ServerResponse, gone: AbortSignal): Promise<SwarmAnswer> {

@@ -13,6 +13,24 @@ afterEach(() => lab.end())
 const SWARM = { rules: [{ match: '/files/' }] }
 const ways = async (way: string, outcome = 'ok'): Promise<number> => await lab.counted('skimmer_forward_requests_total', { way, outcome })
 
+test('a blob that was broken off because it is wrong has failed; one whose client went is gone', async () => {
+  let held = 0
+  const origin = await lab.origin({
+    answer: (request, response) => {
+      response.writeHead(200, { 'content-length': CONTENT.length })
+      if (request.method === 'HEAD') response.end()
+      else if (request.url!.includes('/slow/')) held = Number(response.write(CONTENT.subarray(0, 2_000_000)) || true)
+      else response.end(CONTENT)
+    },
+  })
+  await lab.startSwarm({ rules: [{ match: '/v2/' }] })
+  expect((await lab.curl(`http://127.0.0.1:${origin.port}/v2/app/blobs/sha256:${'0'.repeat(64)}`)).code).not.toBe(0)
+  await until(async () => (await ways('blob', 'failed')) === 1)
+  expect((await lab.curl(`http://127.0.0.1:${origin.port}/v2/slow/blobs/sha256:${'1'.repeat(64)}`, '--max-time', '1')).code).not.toBe(0)
+  await until(async () => (await ways('blob', 'gone')) === 1)
+  expect([held, await ways('blob', 'failed'), await ways('blob')]).toEqual([1, 1, 0])
+})
+
 describe('files through the swarm', () => {
   test('come as the server has them, in one download for all who ask at once', async () => {
     const waiting: (() => void)[] = []
