@@ -5,7 +5,8 @@ import type { Outcome } from './answers.ts'
 import { MAX_LISTING_BYTES } from './proxy-options.ts'
 import { headerOf } from './proxy-request.ts'
 import type { ProxyRequest } from './proxy-request.ts'
-import type { UpstreamRequests } from './upstream-requests.ts'
+import { tagPage } from './tag-page.ts'
+import type { SmallAnswer, UpstreamRequests } from './upstream-requests.ts'
 
 export class Listings {
   readonly #upstream: UpstreamRequests
@@ -20,7 +21,16 @@ export class Listings {
       answerProblem(request.response, 400, 'PAGINATION_NUMBER_INVALID', 'n is not a number')
       return 'invalid'
     }
-    return await this.#list(request, 'tags/list')
+    const { query, path, response } = request
+    const answer = await this.#ask(request, 'tags/list')
+    const link = nextLink(headerOf(answer.headers.link), answer.asked, request)
+    const page = answer.status !== 200 || request.method === 'HEAD' ? undefined : tagPage(answer.bytes, { count: count === null ? undefined : Number(count), last: query.get('last') ?? undefined, linked: link !== undefined })
+    if (page === undefined) return passOn(response, answer, { link })
+    const next = new URLSearchParams(query)
+    if (page.next !== undefined) next.set('last', page.next)
+    // What the registry says of its own bytes is not true of these.
+    const { etag: _etag, 'docker-content-digest': _digest, ...headers } = answer.headers
+    return passOn(response, { ...answer, headers, bytes: page.bytes }, { link: page.next === undefined ? undefined : linkTo(path, next) })
   }
 
   /** What a registry without the referrers API answers (404) is passed on as well: its client then looks for the tag `sha256-<hex>` itself. */
@@ -30,15 +40,17 @@ export class Listings {
       return 'invalid'
     }
     // Of a name that is unknown clients would not look for the tag.
-    return await this.#list(request, `referrers/${digest}`, 'MANIFEST_UNKNOWN')
+    const answer = await this.#ask(request, `referrers/${digest}`)
+    return passOn(request.response, answer, { link: nextLink(headerOf(answer.headers.link), answer.asked, request) }, 'MANIFEST_UNKNOWN')
   }
 
-  async #list(request: ProxyRequest, path: string, unknown?: string): Promise<Outcome> {
+  #ask(request: ProxyRequest, path: string): Promise<SmallAnswer> {
     const { upstream, caller, mirrored, query, signal, method } = request
     const passed = new URLSearchParams([...query].filter(([name]) => name !== 'ns'))
+    // Not every registry takes 0; of one tag none are passed on.
+    if (path === 'tags/list' && /^0+$/.test(query.get('n') ?? '')) passed.set('n', '1')
     const accept = headerOf(request.incoming.headers.accept)
-    const answer = await this.#upstream.small({ method, upstream, caller, mirrored, path, query: passed, headers: accept === undefined ? {} : { accept }, signal }, MAX_LISTING_BYTES)
-    return passOn(request.response, answer, { link: nextLink(headerOf(answer.headers.link), answer.asked, request) }, unknown)
+    return this.#upstream.small({ method, upstream, caller, mirrored, path, query: passed, headers: accept === undefined ? {} : { accept }, signal }, MAX_LISTING_BYTES)
   }
 }
 
@@ -51,5 +63,7 @@ function nextLink(header: string | undefined, asked: URL, { path, query }: Proxy
   next.delete('ns')
   const ns = query.get('ns')
   if (ns !== null) next.set('ns', ns)
-  return `<${path}?${next.toString()}>; rel="next"`
+  return linkTo(path, next)
 }
+
+const linkTo = (path: string, query: URLSearchParams): string => `<${path}?${query.toString()}>; rel="next"`

@@ -192,6 +192,8 @@ maybe('an open registry', () => {
     }
     expect(found.toSorted()).toEqual(['a', 'b', 'c', 'd', 'e'])
     expect((await ask('team/tags/tags/list?n=x')).status).toBe(400)
+    expect(await (await ask('team/tags/tags/list?n=0')).json()).toMatchObject({ name: 'team/tags', tags: [] })
+    expect(await (await ask('team/tags/tags/list?n=2&last=c')).json()).toMatchObject({ tags: ['d', 'e'] })
   })
 
   test('a registry without the referrers API says so, and its fallback tag is a tag', async () => {

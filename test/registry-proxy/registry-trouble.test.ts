@@ -7,6 +7,7 @@ import { addressClass } from '../../oci/address-class.ts'
 import { digestOf } from '../../oci/digest.ts'
 import { MEDIA_TYPES } from '../../oci/media-types.ts'
 import type { RegistryProxyOptions } from '../../registry-proxy/proxy-options.ts'
+import { tagPage } from '../../registry-proxy/tag-page.ts'
 import { startHost } from '../oci/http-fixture.ts'
 import type { Answer, FakeHost } from '../oci/http-fixture.ts'
 import { startProxy } from './proxy-fixture.ts'
@@ -116,4 +117,37 @@ test('a refusal in other words than the spec has gets the spec\'s, with its stat
     expect([answer.headers.get('retry-after'), answer.headers.get('www-authenticate')]).toEqual(['7777', 'Basic realm="theirs"'])
     expect((await (await ask(path, { method: 'HEAD' })).arrayBuffer()).byteLength).toBe(0)
   }
+})
+
+describe('a registry that gives all tags whatever it is asked', () => {
+  const tags = ['b', 'a', 'Z', 'd', 'c']
+  const list = async (query: string): Promise<[string[], string | null]> => {
+    const answer = await ask(`app/tags/list${query}`)
+    return [((await answer.json()) as { tags: string[] }).tags, answer.headers.get('link')]
+  }
+
+  test('page by page, each with a link to the next', async () => {
+    await start((_, response) => void response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ name: 'team/app', tags })))
+    expect(await list('')).toEqual([tags, null])
+    expect(await list('?n=5')).toEqual([tags, null])
+    expect(await list('?n=0')).toEqual([[], null])
+    expect(await list('?n=2&last=c')).toEqual([['d'], null])
+    expect(await list('?last=b')).toEqual([['c', 'd'], null])
+    expect(await list('?last=zz')).toEqual([[], null])
+    const found: string[][] = []
+    for (let path: string | undefined = `/v2/team/app/tags/list?n=2&ns=${registry.host}`; path !== undefined;) {
+      const answer: Response = await fetch(`${proxy.url}${path}`)
+      found.push(((await answer.json()) as { tags: string[] }).tags)
+      path = /^<([^>]+)>; rel="next"$/.exec(answer.headers.get('link') ?? '')?.[1]
+    }
+    expect(found).toEqual([['Z', 'a'], ['b', 'c'], ['d']])
+  })
+
+  test('and one that cuts them itself is left to it', async () => {
+    await start((_, response) => void response.writeHead(200, { 'content-type': 'application/json', link: '</v2/team/app/tags/list?n=2&last=a>; rel="next"' }).end('{"tags":["b","a","c"]}'))
+    expect(await list('?n=2')).toEqual([['b', 'a', 'c'], `</v2/team/app/tags/list?n=2&last=a&ns=${encodeURIComponent(registry.host)}>; rel="next"`])
+    expect((await list('?n=0'))[0]).toEqual([])
+    expect(tagPage(Buffer.from('{"tags":null}'), { count: 0, last: undefined, linked: false })).toBeUndefined()
+    expect(tagPage(Buffer.from('null'), { count: 0, last: undefined, linked: false })).toBeUndefined()
+  })
 })
