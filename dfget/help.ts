@@ -18,7 +18,7 @@ Examples:
 Settings last in ~/.config/skimmer/dfget.yaml and /etc/skimmer/dfget.yaml ("supernodes: [10.0.0.1:4980]", keys are the options' names) and in
 the environment (SKIMMER_SUPERNODES, SKIMMER_LIMIT, …); options count first, then the environment, then your file, then the system's.
 Sizes: 20MiB, 20MB, 20M (MiB), 20971520. Times: 30s, 1h30m, 90 (seconds). Options of Dragonfly 1 and 2 that mean nothing here are passed over:
---callsystem --clientqueue --console --dfdaemon --ip --port --minrate --transfer-from-dfdaemon --log-level --log-dir --log-to-stdout.
+--callsystem --clientqueue --console --dfdaemon --log-max-files --ip --port --minrate --transfer-from-dfdaemon --log-level --log-dir --log-to-stdout.
 
 --json prints {url, output, bytes, seconds, bytesPerSecond, route, received: {local, peer, supernode, source}, digest?, contentType?, resumedBytes?},
 or {url, error: {code, message}, exitCode}; with --recursive {url, output, files: [those], failed, bytes, seconds, bytesPerSecond, received}.
