@@ -79,13 +79,19 @@ export class FileOrigin {
     const task = taskHash(key)
     const asker = createHmac('sha256', this.#options.secret).update(JSON.stringify([request.url, Object.entries(credentialHeaders(headers)).toSorted()])).digest('base64url')
     const asking: Asking = { request, key, task, asker }
-    for (;;) {
+    const since = Date.now()
+    for (let again = true;;) {
       signal.throwIfAborted()
       const refused = this.#refusals.get(`${task} ${asker}`)
       if (refused !== undefined && request.fresh !== true) throw refused.error
       const believed = request.fresh === true ? undefined : await this.#believed(asking)
       if (believed !== undefined) return believed
       const known = await this.#streams.known(task) ?? await this.#streams.known(`${task} ${asker}`)
+      // Somebody else's question was answered while we looked: that answer was given after we came.
+      if (again && request.fresh !== true && (this.#answers.get(`${task} ${asker}`)?.at ?? 0) >= since) {
+        again = false
+        continue
+      }
       const first = known === undefined ? this.#firsts.get(task) : undefined
       if (first === undefined) return joined(await this.#ask(asking, known), request)
       // Its credentials may be refused, ours not.

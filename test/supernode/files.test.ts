@@ -123,6 +123,24 @@ withNginx('a file (needs nginx)', () => {
     expect(supernode.parts.store.get(call.parts[0].resource)).toMatchObject({ whole: true, open: false, pinned: false })
   })
 
+  test('is asked for once when many come one after the other, before the first has its answer and after', async () => {
+    const server = await nginx()
+    const bytes = randomBytes(3 * MIB)
+    for (let round = 0; round < 5; round++) await publish(server, `${round}.bin`, bytes)
+    const supernode = await supernodeOf()
+    const { open } = await caller(supernode)
+    for (let round = 0; round < 5; round++) {
+      const calls: StreamCall[] = []
+      for (let turn = 0; turn < 60; turn++) {
+        calls.push(open({ url: `${server.url}/${round}.bin` }))
+        await new Promise(resolve => { setImmediate(resolve) })
+      }
+      for (const call of calls) await call.answer
+    }
+    expect(await statuses(server, 5)).toEqual([200, 200, 200, 200, 200])
+    expect(await sent(server)).toBe(5 * bytes.length)
+  })
+
   test('whose source can tell is asked again after ten seconds, not after the expiry of those that cannot', async () => {
     const server = await nginx()
     await publish(server, 'a.bin', randomBytes(MIB))
