@@ -450,7 +450,11 @@ describe('many small files', () => {
 
   test('are not opened without end by one node', async () => {
     const held: (() => void)[] = []
-    const server = createServer((_request, response) => { held.push(() => response.end()) })
+    let late = false
+    const server = createServer((_request, response) => {
+      if (late) response.end()
+      else held.push(() => response.end())
+    })
     await new Promise<void>(resolve => { server.listen(0, '127.0.0.1', resolve) })
     cleanup.add(() => new Promise(resolve => { server.closeAllConnections(); server.close(resolve) }))
     const supernode = await supernodeOf()
@@ -461,6 +465,7 @@ describe('many small files', () => {
     await until(() => held.length > 0)
     const kind = other.open({ url })
     await Promise.any(calls.map(call => call.answer.then(() => Promise.reject(new Error('none ends well yet')), error => error)))
+    late = true
     for (const end of held) end()
     await kind.answer
     const refused = (await results).filter(result => result.status === 'rejected')
