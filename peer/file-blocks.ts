@@ -8,9 +8,10 @@ const LARGEST = 4 * MIB
 const MOST_BLOCKS = 262_144
 
 /**
- * Bytes a block for a stream of `length` bytes (undefined: not known): 512 KiB up to 1 GiB, 2 MiB up to 4 GiB, else 4 MiB, so that tables stay
- * small and a block is still a short wait: six nodes trade 512 KiB blocks in nine tenths of the time of 1 MiB ones. `wanted` is rounded up to a power of two from 64 KiB to 4 MiB, and further while there would be more
- * than 262,144 blocks. Everyone comes to the same answer: a file's table, and so its identity, depends on it.
+ * Bytes a block for a stream of `length` bytes (undefined: not known): 512 KiB up to 1 GiB, 2 MiB up to 4 GiB, else 4 MiB, so that tables stay small and a
+ * block is still a short wait. Six nodes trade 512 KiB blocks faster than those of 256 KiB (more work for each) and of 1 MiB (longer until the first is passed
+ * on). `wanted` is rounded up to a power of two from 64 KiB to 4 MiB, and further while there would be more than 262,144 blocks. Everyone comes to the same
+ * answer: a file's table, and so its identity, depends on it.
  */
 export function blockBytesFor(length: number | undefined, wanted?: number): number {
   if (wanted !== undefined) {
