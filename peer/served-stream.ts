@@ -15,8 +15,6 @@ import type { Resource } from './resource.ts'
 
 /** Bytes read and sent in one piece: large enough for the system calls not to matter, small enough for a demand to get past. */
 const RUN_BYTES = 512 * 1024
-/** So much is encrypted ahead of a slow connection. What waits in its queue for longer outlives two small collections (see buffer-garbage.ts), and is dear. */
-const SLICE_BYTES = 128 * 1024
 /** A remote with this many unanswered requests or interests is flooding. */
 const MAX_JOBS = 2048
 const MAX_INTERESTS = 8192
@@ -38,8 +36,6 @@ export class ServedStream {
   readonly #abort = new AbortController()
   readonly #pinName: string
   #objects = 0
-  /** Set while a run is on its way: frames that must wait for its end. */
-  #behind: Uint8Array[] | undefined
   #pumping = false
   #linger: NodeJS.Timeout | undefined
 
@@ -196,9 +192,9 @@ export class ServedStream {
         if (wait > 0) await new Promise(resolve => { setTimeout(resolve, wait) })
         this.#server.sentBytes.inc(run.length)
         noteTransfer(run.length)
-        const sending = this.#sendRun(run)
+        const room = this.#send(run)
         reading = this.#readRun()
-        await sending
+        if (!room) await drained(this.#stream, this.#abort.signal)
       }
     } catch (error) {
       if (!this.#abort.signal.aborted) {
@@ -322,27 +318,7 @@ export class ServedStream {
     this.#send(frame(FRAME_ERROR, request, Buffer.from(JSON.stringify({ code, message: error instanceof SkimmerError ? error.message : 'this peer failed to read its store', resource }))))
   }
 
-  /** A run goes out in slices; frames that others send meanwhile come behind it. */
-  async #sendRun(run: Buffer): Promise<void> {
-    const behind: Uint8Array[] = []
-    this.#behind = behind
-    try {
-      for (let at = 0; at < run.length; at += SLICE_BYTES) {
-        if (!this.#pass(run.subarray(at, at + SLICE_BYTES))) await drained(this.#stream, this.#abort.signal)
-      }
-    } finally {
-      this.#behind = undefined
-      for (const bytes of behind) this.#pass(bytes)
-    }
-  }
-
   #send(bytes: Uint8Array): boolean {
-    if (this.#behind === undefined) return this.#pass(bytes)
-    this.#behind.push(bytes)
-    return true
-  }
-
-  #pass(bytes: Uint8Array): boolean {
     if (this.#stream.writeStatus !== 'writable') return true
     return this.#stream.send(bytes)
   }
