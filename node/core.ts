@@ -1,29 +1,26 @@
 // What every node has, mounts or none: store, peer, and the sources that tell what images are made of.
-import { mkdirSync } from 'node:fs'
-import { join } from 'node:path'
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
 import type { Registry } from 'prom-client'
 import { IndexerPool } from '../image/indexer-pool.ts'
 import { loadDockerConfig } from '../oci/docker-config.ts'
 import { SkimmerError } from '../oci/errors.ts'
-import { BlockStore } from '../peer/block-store.ts'
-import { Downloads } from '../peer/downloads.ts'
+import type { BlockStore } from '../peer/block-store.ts'
+import type { Downloads } from '../peer/downloads.ts'
 import { loadIdentity } from '../peer/host.ts'
-import { Peer } from '../peer/peer.ts'
+import type { Peer } from '../peer/peer.ts'
 import { ImageCatalog } from '../supernode/image-catalog.ts'
 import { LayerOrigin } from '../supernode/layer-origin.ts'
 import { RegistryGate } from '../supernode/registry-access.ts'
 import { EmbeddedState } from '../supernode/shared-state.ts'
 import { HeldFiles } from './held-files.ts'
-import { labelsOf, type NodeConfig } from './config/node-settings.ts'
+import type { NodeConfig } from './config/node-settings.ts'
 import { hostsConfig } from './config/registries.ts'
-import { secretIn } from './config/supernode-settings.ts'
 import type { ImageSource } from './lazy/image-source.ts'
 import { LayerLibrary } from './lazy/layer-library.ts'
 import { OwnSource } from './lazy/own-source.ts'
 import { SupernodeSource } from './lazy/supernode-source.ts'
-import { VERSION } from '../command-line/version.ts'
+import { startPeerStack, type Stops } from './peer-stack.ts'
 
 /** A node that indexes for itself also serves containers: one thread leaves the other core to them. */
 const INDEXER_THREADS = 1
@@ -36,9 +33,9 @@ export class NodeCore {
   readonly library: LayerLibrary
   /** Supernodes first, then this node itself. */
   readonly sources: readonly ImageSource[]
-  readonly #stops: (() => Promise<unknown>)[]
+  readonly #stops: Stops
 
-  private constructor(parts: Pick<NodeCore, 'store' | 'peer' | 'downloads' | 'library' | 'sources'>, stops: (() => Promise<unknown>)[]) {
+  private constructor(parts: Pick<NodeCore, 'store' | 'peer' | 'downloads' | 'library' | 'sources'>, stops: Stops) {
     this.store = parts.store
     this.peer = parts.peer
     this.downloads = parts.downloads
@@ -49,27 +46,12 @@ export class NodeCore {
 
   static async start(config: NodeConfig, components: { logger: Logger; metrics: Registry }): Promise<NodeCore> {
     const { logger, metrics } = components
-    mkdirSync(config.root, { recursive: true, mode: 0o700 })
-    const stops: (() => Promise<unknown>)[] = []
+    const stops: Stops = []
     try {
-      const store = await BlockStore.open({ directory: join(config.root, 'store'), capBytes: config['cache.size'], logger, metrics })
-      stops.push(() => store.close())
-      const identityFile = join(config.root, 'identity')
-      const peer = await Peer.start({ store, logger, metrics }, {
-        listen: [...config.listen],
-        announce: config.announce.length === 0 ? undefined : [...config.announce],
-        identityFile,
-        supernodes: config.supernodes,
-        joinToken: secretIn(config['join-token-file'], 'join-token-file'),
-        labels: labelsOf(config),
-        version: VERSION,
-        exchange: { uploadSlots: config['upload.slots'], uploadBytesPerSecond: config['upload.rate'] || undefined },
-        fetch: { demandTimeout: config['demand.timeout'], backgroundBytesPerSecond: config['prefetch.rate'] || undefined },
+      const { store, peer, downloads, identityFile } = await startPeerStack(config, components, stops, {
+        backgroundBytesPerSecond: config['prefetch.rate'] || undefined,
         prefetch: { startMs: config['prefetch.delay'], quietMs: config['prefetch.quiet'] },
       })
-      stops.push(() => peer.stop())
-      const downloads = new Downloads({ peer, logger, metrics })
-      stops.push(() => downloads.stop())
       const heldFiles = new HeldFiles({ downloads, logger })
       peer.on('hold-file', ({ resource, name }) => heldFiles.hold(resource, name))
 

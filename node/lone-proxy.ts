@@ -1,31 +1,24 @@
 // A registry proxy with nothing else: block store, peer, downloads and the proxy in one process; no mounts, no root, and no supernode if there is none.
-import { mkdirSync } from 'node:fs'
 import { createServer } from 'node:http'
-import { join } from 'node:path'
 import type { Logger } from 'pino'
 import { Registry, collectDefaultMetrics } from 'prom-client'
 import type { Endpoint } from '../command-line/settings.ts'
-import { VERSION } from '../command-line/version.ts'
 import { loadDockerConfig } from '../oci/docker-config.ts'
 import { SkimmerError } from '../oci/errors.ts'
-import { BlockStore } from '../peer/block-store.ts'
-import { Downloads } from '../peer/downloads.ts'
-import { Peer } from '../peer/peer.ts'
 import { RegistryProxy } from '../registry-proxy/registry-proxy.ts'
 import { forwardOptions } from './config/forward-settings.ts'
 import type { LoneProxyConfig } from './config/lone-proxy-settings.ts'
-import { labelsOf } from './config/node-settings.ts'
 import { proxyOptions } from './config/proxy-settings.ts'
 import { hostsConfig } from './config/registries.ts'
-import { secretIn } from './config/supernode-settings.ts'
 import { startForwardProxy } from './node-forward-proxy.ts'
 import { proxySecret } from './node-proxy.ts'
+import { startPeerStack, type Stops } from './peer-stack.ts'
 
 export class LoneProxy {
   readonly proxy: RegistryProxy
-  readonly #stops: (() => Promise<unknown>)[]
+  readonly #stops: Stops
 
-  private constructor(proxy: RegistryProxy, stops: (() => Promise<unknown>)[]) {
+  private constructor(proxy: RegistryProxy, stops: Stops) {
     this.proxy = proxy
     this.#stops = stops
   }
@@ -35,28 +28,11 @@ export class LoneProxy {
     if (listenAt === undefined) throw new SkimmerError('INVALID_ARGUMENT', 'proxy.listen is empty: a proxy must listen somewhere')
     proxyOptions(config, listenAt)
     if (config['proxy.forward-listen'] !== undefined) forwardOptions(config, config['proxy.forward-listen'])
-    mkdirSync(config.root, { recursive: true, mode: 0o700 })
     const metrics = new Registry()
     collectDefaultMetrics({ register: metrics, prefix: 'skimmer_node_' })
-    const stops: (() => Promise<unknown>)[] = []
+    const stops: Stops = []
     try {
-      const store = await BlockStore.open({ directory: join(config.root, 'store'), capBytes: config['cache.size'], logger, metrics })
-      stops.push(() => store.close())
-      const identityFile = join(config.root, 'identity')
-      const peer = await Peer.start({ store, logger, metrics }, {
-        listen: [...config.listen],
-        announce: config.announce.length === 0 ? undefined : [...config.announce],
-        identityFile,
-        supernodes: config.supernodes,
-        joinToken: secretIn(config['join-token-file'], 'join-token-file'),
-        labels: labelsOf(config),
-        version: VERSION,
-        exchange: { uploadSlots: config['upload.slots'], uploadBytesPerSecond: config['upload.rate'] || undefined },
-        fetch: { demandTimeout: config['demand.timeout'] },
-      })
-      stops.push(() => peer.stop())
-      const downloads = new Downloads({ peer, logger, metrics })
-      stops.push(() => downloads.stop())
+      const { store, downloads, identityFile } = await startPeerStack(config, { logger, metrics }, stops)
       const proxy = await RegistryProxy.start(
         { downloads, store, logger, metrics, hosts: hostsConfig(config), credentials: loadDockerConfig(config['registry.config']) },
         proxyOptions(config, listenAt, await proxySecret(identityFile)),
