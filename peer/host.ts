@@ -2,7 +2,6 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, open, readFile, rename } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { yamux } from '@chainsafe/libp2p-yamux'
 import { generateKeyPair, privateKeyFromRaw } from '@libp2p/crypto/keys'
 import { identify } from '@libp2p/identify'
 import type { Libp2p, PrivateKey } from '@libp2p/interface'
@@ -12,6 +11,7 @@ import { multiaddr } from '@multiformats/multiaddr'
 import type { Multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { SkimmerError } from '../oci/errors.ts'
+import { lightYamux } from './muxer.ts'
 import { lightNoise } from './noise.ts'
 
 export interface HostOptions {
@@ -39,7 +39,7 @@ export async function createHost(options: HostOptions): Promise<Libp2p> {
     addresses: { listen: options.listen, announce: options.announce ?? [] },
     transports: [tcp({ inboundSocketInactivityTimeout: 120_000, outboundSocketInactivityTimeout: 120_000, dialOpts: { noDelay: true }, listenOpts: { noDelay: true } as never })],
     connectionEncrypters: [lightNoise()],
-    streamMuxers: [yamux({
+    streamMuxers: [lightYamux({
       maxInboundStreams: 512,
       maxOutboundStreams: 512,
       streamOptions: {

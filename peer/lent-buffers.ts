@@ -9,6 +9,9 @@ const idle = new Map<number, ArrayBuffer[]>()
 const lent = new WeakSet<ArrayBufferLike>()
 let idleBytes = 0
 
+/** Bytes that lie ready: in use by nobody, and no garbage. */
+export const idleBufferBytes = (): number => idleBytes
+
 /** `length` bytes of anything. Nobody must give it back: without that it is garbage like any other. */
 export function borrowBuffer(length: number): Buffer {
   if (length < STEP_BYTES) return Buffer.allocUnsafeSlow(length)

@@ -5,6 +5,7 @@ import { type ICryptoInterface, noise } from '@chainsafe/libp2p-noise'
 import { defaultCrypto } from '@chainsafe/libp2p-noise/crypto'
 import type { ConnectionEncrypter } from '@libp2p/interface'
 import { Uint8ArrayList } from 'uint8arraylist'
+import { release, spend, whenSpent } from './spent-buffers.ts'
 
 const ALGORITHM = 'chacha20-poly1305'
 const TAG = { authTagLength: 16 } as const
@@ -25,13 +26,23 @@ const crypto: ICryptoInterface = {
   ...defaultCrypto,
 
   chaCha20Poly1305Encrypt(plaintext, nonce, ad, key) {
-    if (plaintext.byteLength < SHORT) return defaultCrypto.chaCha20Poly1305Encrypt(plaintext, nonce, ad, key)
+    if (plaintext.byteLength < SHORT) {
+      const text = defaultCrypto.chaCha20Poly1305Encrypt(plaintext, nonce, ad, key)
+      spend(plaintext)
+      return text
+    }
     const cipher = createCipheriv(ALGORITHM, prepare(key), nonce, TAG)
     cipher.setAAD(ad, { plaintextLength: plaintext.byteLength })
     const output = new Uint8ArrayList()
-    for (const part of plaintext instanceof Uint8Array ? [plaintext] : plaintext) output.append(cipher.update(part))
+    for (const part of plaintext instanceof Uint8Array ? [plaintext] : plaintext) {
+      const text = cipher.update(part)
+      // A memory of its own, which goes when the socket has written it.
+      if (text.byteLength >= SHORT && text.byteLength === text.buffer.byteLength) whenSpent(text, release)
+      output.append(text)
+    }
     cipher.final()
     output.append(cipher.getAuthTag())
+    spend(plaintext)
     return output
   },
 
@@ -59,7 +70,10 @@ export function lightNoise(): (components: Parameters<ReturnType<typeof noise>>[
       const secure = encrypter[name].bind(encrypter) as Secure
       encrypter[name] = ((connection, options) => {
         writeAtOnce(connection)
-        return secure(connection, options)
+        return secure(connection, options).then((secured) => {
+          readLightly(secured.connection)
+          return secured
+        })
       }) as Secure
     }
     return encrypter
@@ -67,6 +81,9 @@ export function lightNoise(): (components: Parameters<ReturnType<typeof noise>>[
 }
 
 interface OverSocket { socket?: Socket; sendData?: (data: Uint8ArrayList) => { sentBytes: number; canSendMore: boolean } }
+
+/** So much may wait in a socket, bytes. What is more waits as it is: nothing is encrypted before its turn. */
+const WRITE_AHEAD = 128 * 1024
 
 /**
  * @libp2p/tcp writes each part of a message for itself: for every 64 KiB a packet with the two bytes of the length and one with the sixteen of the tag.
@@ -77,12 +94,32 @@ function writeAtOnce(connection: object): void {
   const { socket } = over
   if (typeof socket?.cork !== 'function' || typeof over.sendData !== 'function') return
   over.sendData = (data) => {
+    const parts = [...data]
+    const last = parts.length - 1
     socket.cork()
     try {
-      for (const part of data) socket.write(part)
+      for (let index = 0; index <= last; index++) {
+        // With an error the socket may still be using them.
+        socket.write(parts[index], index < last ? undefined : (error) => { if (!error) spend(parts) })
+      }
     } finally {
       socket.uncork()
     }
-    return { sentBytes: data.byteLength, canSendMore: !socket.writableNeedDrain }
+    return { sentBytes: data.byteLength, canSendMore: !socket.writableNeedDrain || socket.writableLength < WRITE_AHEAD }
+  }
+}
+
+interface Decoding { decoder?: { lengthDecoder?: (data: Uint8ArrayList) => number } }
+
+/** Made once: an error that is made anew each time, as the library's, walks the stack. */
+const TOO_SHORT = new RangeError('the length of the next message is not here yet')
+
+/** A read seldom ends with a message, so the library asks for the length of one that has not begun, after each read, and is told so by an error. */
+function readLightly(connection: object): void {
+  const { decoder } = connection as Decoding
+  if (typeof decoder?.lengthDecoder !== 'function') return
+  decoder.lengthDecoder = (data) => {
+    if (data.byteLength < 2) throw TOO_SHORT
+    return data.get(0) * 256 + data.get(1)
   }
 }

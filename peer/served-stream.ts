@@ -11,7 +11,9 @@ import {
 } from './exchange-wire.ts'
 import type { BlockRange } from './exchange-wire.ts'
 import { FrameCutter, drained } from './frames.ts'
+import { borrowBuffer, giveBack } from './lent-buffers.ts'
 import type { Resource } from './resource.ts'
+import { whenSpent } from './spent-buffers.ts'
 
 /** Bytes read and sent in one piece: large enough for the system calls not to matter, small enough for a demand to get past. */
 const RUN_BYTES = 512 * 1024
@@ -192,6 +194,8 @@ export class ServedStream {
         if (wait > 0) await new Promise(resolve => { setTimeout(resolve, wait) })
         this.#server.sentBytes.inc(run.length)
         noteTransfer(run.length)
+        // Encrypted, which is copied, it may hold the next one.
+        whenSpent(run, () => giveBack(run))
         const room = this.#send(run)
         reading = this.#readRun()
         if (!room) await drained(this.#stream, this.#abort.signal)
@@ -268,7 +272,7 @@ export class ServedStream {
       for (const block of blocks) length += BLOCK_HEADER + table.packedOffsets[block + 1] - table.packedOffsets[block]
       if (done) length += FRAME_HEADER
     }
-    const run = Buffer.allocUnsafeSlow(length)
+    const run = borrowBuffer(length)
     let end = 0
     for (const part of parts) {
       const start = end
