@@ -24,6 +24,8 @@ export interface ReaderComponents {
   onMissing: () => void
   /** Nobody could bring a block, and this is why. Throws when nothing else can be done. */
   onVain: (error: SkimmerError) => void
+  /** The whole was read, and is what the digest says. */
+  onRight: () => void
   /** The whole is not what the digest says. */
   onWrong: (error: SkimmerError) => void
 }
@@ -102,6 +104,11 @@ export class DownloadReader {
     } finally {
       this.#over.abort(new SkimmerError('ABORTED', 'the reader is gone'))
     }
+  }
+
+  /** It will know whether the whole is what the digest says, as soon as it has read the rest. */
+  get hashing(): boolean {
+    return this.#hash !== undefined && !this.#verified
   }
 
   /** Nothing went out yet, or it is the same version. */
@@ -273,7 +280,7 @@ export class DownloadReader {
   #verify(): void {
     const got = `sha256:${this.#hash!.digest('hex')}`
     this.#verified = true
-    if (got === this.#components.digest) return
+    if (got === this.#components.digest) return this.#components.onRight()
     const proved = this.#content.parts.length === 1 && this.#content.parts[0].resource.diffId === this.#components.digest && this.#content.parts[0].resource.proved
     if (proved) this.#content.parts[0].resource.doubt()
     const why = proved ? 'it is damaged on this disk' : 'the source gives other bytes than were asked for'

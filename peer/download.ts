@@ -24,6 +24,8 @@ export interface DownloadEvents {
 export interface DownloadOptions extends AttemptOptions, ReaderOptions {
   /** Without users, one that is not whole goes on for so long, milliseconds. */
   lingerMs: number
+  /** A reader that hashes what it reads, and so proves it, is waited for so long after all is here, milliseconds. */
+  slowReaderMs: number
   /** How Pace waits. */
   pause?: typeof pause
 }
@@ -65,6 +67,9 @@ export class Download extends EventEmitter<DownloadEvents> {
   #handedOut = false
   #linger: NodeJS.Timeout | undefined
   #progress: NodeJS.Timeout | undefined
+  readonly #readers = new Set<DownloadReader>()
+  /** Whole, and not proved yet to be what they are called. */
+  #unproved: Resource[] = []
   #fetched: number | undefined
   /** What is said of it when its resources are let go of. */
   #last: DownloadStats | undefined
@@ -132,9 +137,16 @@ export class Download extends EventEmitter<DownloadEvents> {
         if (!this.#running && this.#content.failure === undefined) this.#begin()
       },
       onVain: error => this.#attempt?.onVain(error),
+      onRight: () => this.#onRight(),
       onWrong: error => this.#fail(error),
     }, this.#options, range, options.signal)
-    yield* reader.read()
+    this.#readers.add(reader)
+    try {
+      yield* reader.read()
+    } finally {
+      this.#readers.delete(reader)
+      this.#proveUnseen()
+    }
   }
 
   stats(): DownloadStats {
@@ -245,14 +257,32 @@ export class Download extends EventEmitter<DownloadEvents> {
 
   #onWhole(): void {
     this.#whole.resolve()
+    this.#unproved = this.#content.parts.map(({ resource }) => resource).filter((resource) => resource.diffId !== undefined && !resource.proved)
     this.#end()
-    for (const { resource } of this.#content.parts) if (resource.diffId !== undefined && !resource.proved) void this.#prove(resource)
+    this.#proveUnseen()
+    if (this.#unproved.length > 0) setTimeout(() => this.#proveUnseen(true), this.#options.slowReaderMs).unref()
   }
 
-  /** In the background; a blob that is not what it is called is quarantined here, and others should know. */
-  async #prove(resource: Resource): Promise<void> {
+  /** A reader has hashed what it read: that is the proof. Bytes that went past the store prove nothing of what is in it. */
+  #onRight(): void {
+    const { parts } = this.#content
+    if (parts.length !== 1) return
+    const [{ resource }] = parts
+    if (resource.diffId !== this.#request.digest || resource.proved || !resource.whole) return
+    this.#unproved = []
+    void this.#prove(resource, () => resource.provedByReading())
+  }
+
+  /** What no reader will have hashed soon is read once more, in the background. */
+  #proveUnseen(atOnce = false): void {
+    if (!atOnce && [...this.#readers].some((reader) => reader.hashing)) return
+    for (const resource of this.#unproved.splice(0)) if (!resource.proved) void this.#prove(resource, () => resource.prove({ raw: false }))
+  }
+
+  /** A blob that is not what it is called is quarantined here, and others should know. */
+  async #prove(resource: Resource, prove: () => Promise<void>): Promise<void> {
     try {
-      await resource.prove({ raw: false })
+      await prove()
     } catch (error) {
       this.#logger.warn({ resource: resource.id, error: (error as Error).message }, 'a download could not be proved')
       if (hasCode(error, 'DIGEST_MISMATCH')) void this.#peer.supernodes.tell('quarantine', { resource: resource.id, reason: error.message.slice(0, 4096) })

@@ -14,7 +14,7 @@ export type DownloadsOptions = Partial<DownloadOptions>
 const MIB = 1024 * 1024
 const DEFAULTS: DownloadOptions = {
   windowBytes: 64 * MIB, batchBytes: 8 * MIB, demandAfterMs: 1_500, fullWindowBytes: 4 * MIB,
-  lingerMs: 15_000, reconnectMs: 30_000, stalledMs: 4_000, stalledConnectedMs: 20_000,
+  lingerMs: 15_000, slowReaderMs: 30_000, reconnectMs: 30_000, stalledMs: 4_000, stalledConnectedMs: 20_000,
 }
 
 export class Downloads {

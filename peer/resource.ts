@@ -234,6 +234,15 @@ export class Resource extends EventEmitter<ResourceEvents> {
     return this.#proof.run(options.raw ?? true)
   }
 
+  /**
+   * For who read the whole stream while it came in and saw it hash to the diffID: as good as prove(), without reading all of it once more. Each
+   * block was verified when it was stored; that together they are what they are called is what a proof adds. Makes no raw file. Errors: CONFLICT
+   * when not whole, UNAVAILABLE or NO_SPACE when the blocks cannot be brought to the disk.
+   */
+  provedByReading(): Promise<void> {
+    return this.#proof.run(false, true)
+  }
+
   /** For the store: its whole table is saved, under this hash. */
   tableSaved(tableHash: string): void {
     this.#record.tableHash = tableHash

@@ -1,6 +1,7 @@
 // What a node promises of files and blobs: the stream starts at once, each byte comes once and from wherever it is nearest, and it is right or a clear error.
-import { afterEach, beforeEach, describe, expect, test } from '@jest/globals'
+import { afterAll, afterEach, beforeEach, describe, expect, jest, test } from '@jest/globals'
 import { randomBytes } from 'node:crypto'
+import { Prover } from '../../peer/proof.ts'
 import { DownloadLab, ask, expectFile, readAll } from './download-lab.ts'
 import { TestFile, sha256 } from './file-supernode.ts'
 import { until } from './lab.ts'
@@ -192,5 +193,51 @@ describe('downloads', () => {
     await until('one block is read ahead', () => reads.count > 0)
     expect(reads.count).toBeLessThanOrEqual(2)
     await reader.return(undefined)
+  })
+
+  describe('the proof that a blob is what it is called', () => {
+    const proofs = jest.spyOn(Prover.prototype, 'prove')
+    beforeEach(() => { proofs.mockClear() })
+    afterAll(() => { proofs.mockRestore() })
+
+    test('is the reading of the whole, and lasts; nothing is read once more for it', async () => {
+      const file = lab.files.publish(new TestFile('blob', randomBytes(1_000_000), { blob: true }))
+      const directory = await lab.lab.directory()
+      const node = await lab.node('one', { at: { directory } })
+      const download = await node.downloads.open(ask(file))
+      expectFile(await readAll(download), file)
+      const resource = node.store.get(file.id(0))!
+      await until('it is proved', () => resource.proved)
+      expect(proofs).not.toHaveBeenCalled()
+      download.release()
+      await node.downloads.stop()
+      await node.stop()
+      const again = await lab.node('one', { at: { directory } })
+      expect(again.store.get(file.id(0))).toMatchObject({ proved: true, whole: true })
+    })
+
+    test('is made once more where nobody read all of it', async () => {
+      const file = lab.files.publish(new TestFile('blob', randomBytes(1_000_000), { blob: true }))
+      const { downloads, store } = await lab.node('one')
+      const download = await downloads.open(ask(file))
+      expect((await readAll(download, { from: 10, to: 20 })).length).toBe(10)
+      await download.whole
+      await until('it is proved', () => store.get(file.id(0))!.proved)
+      expect(proofs).toHaveBeenCalledTimes(1)
+    })
+
+    test.each([['takes its time', false], ['goes away', true]])('does not wait for ever for a reader that %s', async (_, goes) => {
+      const file = lab.files.publish(new TestFile('blob', randomBytes(1_000_000), { blob: true }))
+      const { downloads, store } = await lab.node('one', { options: { slowReaderMs: goes ? 60_000 : 200 } })
+      const download = await downloads.open(ask(file))
+      const reader = download.read()
+      await reader.next()
+      await download.whole
+      expect([store.get(file.id(0))!.proved, proofs.mock.calls.length]).toEqual([false, 0])
+      if (goes) await reader.return()
+      await until('it is proved', () => store.get(file.id(0))!.proved)
+      expect(proofs).toHaveBeenCalledTimes(1)
+      await reader.return()
+    })
   })
 })
