@@ -2,6 +2,7 @@
 import { packedLength } from '../image/block-table.ts'
 import type { BackgroundQueue } from './background-queue.ts'
 import type { FetchContext } from './fetch-context.ts'
+import { holds } from './remote-peer.ts'
 import type { RemotePeer } from './remote-peer.ts'
 import type { Resource } from './resource.ts'
 import { pipelineBytes } from './source-choice.ts'
@@ -56,18 +57,21 @@ export class BackgroundFill {
     const peers = this.#context.peers(id).filter(this.#mayAsk)
     const supernode = this.#context.supernodes(id).find(this.#mayAsk)
     const size = (block: number): number => table.packedOffsets[block + 1] - table.packedOffsets[block]
-    const holders = (block: number): number => peers.reduce((sum, peer) => sum + (peer.has(id, block) ? 1 : 0), 0)
+    // Looked up once: these are asked for each candidate of each peer.
+    const held = peers.map(peer => peer.holdings(id))
+    const holders = (block: number): number => held.reduce((sum, holdings) => sum + (holds(holdings, block) ? 1 : 0), 0)
     // A random peer first: not always the same one gets the first choice.
     const start = Math.floor(Math.random() * peers.length)
     for (let index = 0; index < peers.length; index++) {
-      const peer = peers[(start + index) % peers.length]
-      this.#keepBusy(peer, size, block => peer.has(id, block), holders)
+      const chosen = (start + index) % peers.length
+      this.#keepBusy(peers[chosen], size, block => holds(held[chosen], block), holders)
     }
     if (supernode === undefined || this.#queue.size === 0) return
     const supernodeRate = supernode.speed.rate
     const quick = peers.filter(peer => peer.speed.rate === undefined || supernodeRate === undefined || peer.speed.rate * SLOW >= supernodeRate)
     const wanting = quick.flatMap(peer => peer.holdings(id)?.whole === false ? [peerSeed(peer.id)] : [])
-    const unheld = (block: number): boolean => !quick.some(peer => peer.has(id, block))
+    const quickly = quick.map(peer => peer.holdings(id))
+    const unheld = (block: number): boolean => !quickly.some(holdings => holds(holdings, block))
     this.#keepBusy(supernode, size, block => unheld(block) && (this.#queue.urgent(block) || ownsPiece(block, this.#pieceBlocks, this.#context.self, wanting)), () => 0)
     if (underWay() || this.#queue.size === 0) {
       this.#idleSince = undefined

@@ -26,6 +26,9 @@ export interface ContentOptions {
   onChange: () => void
 }
 
+/** Who waits for long looks again so often, milliseconds. */
+const CLOCK_MS = 500
+
 export class DownloadContent {
   readonly name: string
   /** In the stream's order, without gaps. */
@@ -48,7 +51,9 @@ export class DownloadContent {
   supernode: string | undefined
   readonly #peer: Peer
   readonly #options: ContentOptions
-  readonly #waiting = new Set<() => void>()
+  #next: PromiseWithResolvers<void> | undefined
+  #clock: NodeJS.Timeout | undefined
+  readonly #heard = new WeakSet<AbortSignal>()
   readonly #onChange = (): void => this.changed()
   readonly #onBlock = (): void => {
     this.arrivedAt = performance.now()
@@ -206,24 +211,36 @@ export class DownloadContent {
 
   /** Wakes all who wait. */
   changed(): void {
-    for (const wake of this.#waiting) wake()
+    this.#next?.resolve()
+    this.#next = undefined
     this.#options.onChange()
   }
 
-  /** Resolves when anything changed, or after `millis`. Rejects with the reason of `signal`. */
-  change(millis: number, signal: AbortSignal): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const settle = (): void => {
-        clearTimeout(timer)
-        signal.removeEventListener('abort', settle)
-        this.#waiting.delete(settle)
-        if (signal.aborted) reject(signal.reason as Error)
-        else resolve()
-      }
-      const timer = setTimeout(settle, millis)
-      this.#waiting.add(settle)
-      signal.addEventListener('abort', settle, { once: true })
-      if (signal.aborted) settle()
-    })
+  /**
+   * Resolves when anything changed, and sooner or later anyway: after `millis` or, when that is long, with the clock. Rejects with the reason of `signal`.
+   * One promise, one clock and one listener for all who wait: several do for each block.
+   */
+  async change(millis: number, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted()
+    if (!this.#heard.has(signal)) {
+      this.#heard.add(signal)
+      signal.addEventListener('abort', () => this.changed(), { once: true })
+    }
+    const { promise } = (this.#next ??= Promise.withResolvers())
+    if (millis < CLOCK_MS) {
+      const timer = setTimeout(() => this.changed(), millis)
+      await promise
+      clearTimeout(timer)
+    } else {
+      this.#clock ??= setInterval(() => this.#tick(), CLOCK_MS)
+      await promise
+    }
+    signal.throwIfAborted()
+  }
+
+  #tick(): void {
+    if (this.#next !== undefined) return this.changed()
+    clearInterval(this.#clock)
+    this.#clock = undefined
   }
 }

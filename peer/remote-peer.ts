@@ -35,6 +35,8 @@ interface OpenObject { readonly parts: Buffer[]; bytes: number; resolve(bytes: B
 
 export interface Holdings { whole: boolean; readonly bitmap: Uint8Array }
 
+export const holds = (holdings: Holdings | undefined, block: number): boolean => holdings !== undefined && (holdings.whole || (holdings.bitmap[block >>> 3] & (1 << (block & 7))) !== 0)
+
 export interface RemotePeerOptions {
   id: string
   supernode: boolean
@@ -105,8 +107,7 @@ export class RemotePeer {
   }
 
   has(resource: string, block: number): boolean {
-    const holdings = this.#holdings.get(resource)
-    return holdings !== undefined && (holdings.whole || (holdings.bitmap[block >>> 3] & (1 << (block & 7))) !== 0)
+    return holds(this.#holdings.get(resource), block)
   }
 
   /** It is asked to say what it has of a resource, now and later. Needs the stream. */
