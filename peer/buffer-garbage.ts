@@ -14,9 +14,9 @@ const EVERY_BYTES = 3 * 1024 * 1024
 
 /**
  * Buffers that were still in use at two small collections are dead weight until V8 walks the whole heap, for which it waits until they are 64 MB.
- * That is too much for a node that is to stay small: the walk (20-30 ms, ten for a gigabyte) is made at so much.
+ * That is too much for a node that is to stay small: the walk (20-30 ms, five for a gigabyte) is made at so much.
  */
-const MOST_OLD_BYTES = 12 * 1024 * 1024
+const MOST_OLD_BYTES = 8 * 1024 * 1024
 
 type Collect = (options: { type: 'minor' | 'major'; execution: 'sync'; flavor?: 'last-resort' }) => void
 
