@@ -71,12 +71,12 @@ export class ClientAccess {
   }
 
   mayRead(caller: Caller, upstream: Upstream, digest: string): boolean {
-    return this.#age(this.#readerKey(caller, upstream)) <= this.#ttlMs && this.holds(upstream, digest)
+    return this.#age(this.#readerKey(caller, upstream)) < this.#ttlMs && this.holds(upstream, digest)
   }
 
   /** For when the registry cannot be asked: what it served this caller before, or would have served anyone. */
   mayReadOffline(caller: Caller, upstream: Upstream, digest: string): boolean {
-    const readable = [caller, ANYONE].some((reader) => this.#age(this.#readerKey(reader, upstream)) <= this.#offlineMs)
+    const readable = [caller, ANYONE].some((reader) => this.#age(this.#readerKey(reader, upstream)) < this.#offlineMs)
     return readable && this.holds(upstream, digest)
   }
 

@@ -78,7 +78,7 @@ export class Manifests {
     const accept = headerOf(request.incoming.headers.accept)
     const fact = await this.#cache.tag(upstream, tag, accept)
     const cached = fact === undefined ? undefined : await this.#suiting(request, fact.digest)
-    if (fact !== undefined && this.#now() - fact.checked <= this.#tagTtlMs && this.#access.mayRead(caller, upstream, fact.digest)) {
+    if (fact !== undefined && this.#now() - fact.checked < this.#tagTtlMs && this.#access.mayRead(caller, upstream, fact.digest)) {
       if (cached !== undefined) return this.#send(request, cached, 'hit')
       if (method === 'HEAD') return this.#sendHead(request, fact)
     }
@@ -168,7 +168,7 @@ export class Manifests {
   }
 
   #mayServeStale({ caller, upstream }: ProxyRequest, fact: TagFact | undefined): boolean {
-    return fact !== undefined && this.#now() - fact.checked <= this.#staleTagsMs && this.#access.mayReadOffline(caller, upstream, fact.digest)
+    return fact !== undefined && this.#now() - fact.checked < this.#staleTagsMs && this.#access.mayReadOffline(caller, upstream, fact.digest)
   }
 
   /** The registry cannot be asked: what a tag stood for not long ago, to those whom it served not long ago. */

@@ -31,7 +31,7 @@ export class BlobAccess {
   async size(reference: Reference, digest: string, access: RegistryAccess): Promise<number> {
     const key = `${reference.registry}/${reference.repository}@${digest} ${access.who}`
     const known = await this.#answers.get(key)
-    if (known !== undefined && Date.now() - known.checked <= this.#ttlMs) return known.size
+    if (known !== undefined && Date.now() - known.checked < this.#ttlMs) return known.size
     return await this.#asking.run(key, () => this.#ask(key, reference, digest, access, known))
   }
 

@@ -61,7 +61,7 @@ export class ImageAccess {
   async mayRead(image: ImageRecord, access: RegistryAccess): Promise<boolean> {
     const key = keyOf(image, access.who)
     const known = await this.#answers.get(key)
-    if (known !== undefined && this.#clock() - known.checked <= this.#options.accessTtlMs && known.allowed) return true
+    if (known !== undefined && this.#clock() - known.checked < this.#options.accessTtlMs && known.allowed) return true
     return await this.#asking.run(key, () => this.#ask(key, image, access, known))
   }
 

@@ -84,7 +84,7 @@ export class ImageCatalog {
     const tag = await this.#tags.get(`${name} ${platform}`)
     const manifestDigest = tag?.manifestDigest ?? reference.digest
     const known = manifestDigest === undefined ? undefined : await this.#images.get(imageKey(reference, manifestDigest))
-    const fresh = reference.digest !== undefined || (tag !== undefined && this.#clock() - tag.checked <= this.#tagTtlMs)
+    const fresh = reference.digest !== undefined || (tag !== undefined && this.#clock() - tag.checked < this.#tagTtlMs)
 
     let failure: unknown
     for (const access of this.#gate.accesses(reference.registry, request.credentials)) {
