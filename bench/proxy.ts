@@ -101,8 +101,8 @@ class Lab {
 
   async #pull(containerds: readonly LabContainerd[], flags: readonly string[]): Promise<number[]> {
     const { signal } = this.#context
-    // With --debug ctr draws no progress. Drawing, ten times a second and for nobody, takes six of them and their containerds a tenth of these two cores, which
-    // stand in for the cores of six machines. Both ways pull with it.
+    // With --debug ctr draws no progress. Drawing, ten times a second and for nobody, costs six of them a second of the two cores that stand in for six machines'.
+    // Both ways pull with it.
     return await Promise.all(containerds.map(async (containerd) => (await containerd.ctr(['--debug', 'images', 'pull', ...flags, this.#datacenter.reference], { signal, timeoutMs: 900_000 })).elapsedMs))
   }
 
