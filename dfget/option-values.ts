@@ -1,6 +1,7 @@
 // Values of dfget's options: strict as everywhere in Skimmer, and as Dragonfly's users write them.
 import { parseSize } from '../command-line/units.ts'
 import { refuse, single } from '../command-line/settings.ts'
+import { LARGEST_BLOCK, SMALLEST_BLOCK } from '../peer/file-blocks.ts'
 
 const BINARY: Record<string, string> = { k: 'KiB', m: 'MiB', g: 'GiB', t: 'TiB' }
 const MILLISECONDS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
@@ -65,10 +66,10 @@ export function readSupernodes(written: readonly string[]): string[] {
 }
 export const SUPERNODE_PORT = 4980
 
-/** Bytes of a block; as peer/file-blocks.ts bounds it. */
+/** Bytes of a block. */
 export function readPieceLength(written: string): number {
   const bytes = readSize(written)
-  return bytes >= 64 * 1024 && bytes <= 4 * 1024 * 1024 ? bytes : refuse(`${JSON.stringify(written)} is not between 64KiB and 4MiB`)
+  return bytes >= SMALLEST_BLOCK && bytes <= LARGEST_BLOCK ? bytes : refuse(`${JSON.stringify(written)} is not between 64KiB and 4MiB`)
 }
 
 export const bytes = single('SIZE', readSize)

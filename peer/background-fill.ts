@@ -54,24 +54,22 @@ export class BackgroundFill {
   fill(underWay: () => boolean): void {
     const { id, table } = this.#resource
     if (this.#queue.size === 0 || this.#context.background.wait() > 0) return
-    const peers = this.#context.peers(id).filter(this.#mayAsk)
+    // What they have is looked up once: it is asked for each candidate of each peer.
+    const peers = this.#context.peers(id).filter(this.#mayAsk).map(peer => ({ peer, held: peer.holdings(id) }))
     const supernode = this.#context.supernodes(id).find(this.#mayAsk)
     const size = (block: number): number => table.packedOffsets[block + 1] - table.packedOffsets[block]
-    // Looked up once: these are asked for each candidate of each peer.
-    const held = peers.map(peer => peer.holdings(id))
-    const holders = (block: number): number => held.reduce((sum, holdings) => sum + (holds(holdings, block) ? 1 : 0), 0)
+    const holders = (block: number): number => peers.reduce((sum, { held }) => sum + (holds(held, block) ? 1 : 0), 0)
     // A random peer first: not always the same one gets the first choice.
     const start = Math.floor(Math.random() * peers.length)
     for (let index = 0; index < peers.length; index++) {
-      const chosen = (start + index) % peers.length
-      this.#keepBusy(peers[chosen], size, block => holds(held[chosen], block), holders)
+      const { peer, held } = peers[(start + index) % peers.length]
+      this.#keepBusy(peer, size, block => holds(held, block), holders)
     }
     if (supernode === undefined || this.#queue.size === 0) return
     const supernodeRate = supernode.speed.rate
-    const quick = peers.filter(peer => peer.speed.rate === undefined || supernodeRate === undefined || peer.speed.rate * SLOW >= supernodeRate)
-    const wanting = quick.flatMap(peer => peer.holdings(id)?.whole === false ? [peerSeed(peer.id)] : [])
-    const quickly = quick.map(peer => peer.holdings(id))
-    const unheld = (block: number): boolean => !quickly.some(holdings => holds(holdings, block))
+    const quick = peers.filter(({ peer }) => peer.speed.rate === undefined || supernodeRate === undefined || peer.speed.rate * SLOW >= supernodeRate)
+    const wanting = quick.flatMap(({ peer, held }) => held?.whole === false ? [peerSeed(peer.id)] : [])
+    const unheld = (block: number): boolean => !quick.some(({ held }) => holds(held, block))
     this.#keepBusy(supernode, size, block => unheld(block) && (this.#queue.urgent(block) || ownsPiece(block, this.#pieceBlocks, this.#context.self, wanting)), () => 0)
     if (underWay() || this.#queue.size === 0) {
       this.#idleSince = undefined

@@ -128,6 +128,12 @@ export class DownloadContent {
     return undefined
   }
 
+  /** The resource that is all of the stream and is called by this digest, when there is one: a blob's. */
+  blob(digest: string | undefined): Resource | undefined {
+    const [first, second] = this.parts
+    return digest !== undefined && second === undefined && first?.resource.diffId === digest ? first.resource : undefined
+  }
+
   part(resource: string): DownloadPart | undefined {
     // The last one is meant nearly always.
     return this.parts.findLast((part) => part.resource.id === resource)
@@ -218,7 +224,7 @@ export class DownloadContent {
 
   /**
    * Resolves when anything changed, and sooner or later anyway: after `millis` or, when that is long, with the clock. Rejects with the reason of `signal`.
-   * One promise, one clock and one listener for all who wait: several do for each block.
+   * One promise, one clock and one listener for all who wait: several do for each block. The listener stays on `signal`, which must end when its waiter does.
    */
   async change(millis: number, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted()

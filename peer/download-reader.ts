@@ -281,8 +281,9 @@ export class DownloadReader {
     const got = `sha256:${this.#hash!.digest('hex')}`
     this.#verified = true
     if (got === this.#components.digest) return this.#components.onRight()
-    const proved = this.#content.parts.length === 1 && this.#content.parts[0].resource.diffId === this.#components.digest && this.#content.parts[0].resource.proved
-    if (proved) this.#content.parts[0].resource.doubt()
+    const blob = this.#content.blob(this.#components.digest)
+    const proved = blob?.proved === true
+    if (proved) blob.doubt()
     const why = proved ? 'it is damaged on this disk' : 'the source gives other bytes than were asked for'
     const error = new SkimmerError('DIGEST_MISMATCH', `${this.#content.name}: its sha256 is ${got}, not ${this.#components.digest}; ${why}`, { details: { damaged: proved } })
     this.#components.onWrong(error)

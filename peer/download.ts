@@ -181,9 +181,16 @@ export class Download extends EventEmitter<DownloadEvents> {
 
   /** Resolves when whatever can be known before the first bytes is known. */
   async ready(signal: AbortSignal): Promise<void> {
-    while (!this.#content.begun) {
-      if (this.#content.failure !== undefined) throw this.#content.failure
-      await this.#content.change(READY_MS, signal)
+    const over = new AbortController()
+    const either = AbortSignal.any([signal, over.signal])
+    try {
+      while (!this.#content.begun) {
+        if (this.#content.failure !== undefined) throw this.#content.failure
+        await this.#content.change(READY_MS, either)
+      }
+    } finally {
+      // The caller's signal may live on for long.
+      over.abort()
     }
   }
 
@@ -265,24 +272,22 @@ export class Download extends EventEmitter<DownloadEvents> {
 
   /** A reader has hashed what it read: that is the proof. Bytes that went past the store prove nothing of what is in it. */
   #onRight(): void {
-    const { parts } = this.#content
-    if (parts.length !== 1) return
-    const [{ resource }] = parts
-    if (resource.diffId !== this.#request.digest || resource.proved || !resource.whole) return
+    const blob = this.#content.blob(this.#request.digest)
+    if (blob === undefined || blob.proved || !blob.whole) return
     this.#unproved = []
-    void this.#prove(resource, () => resource.provedByReading())
+    void this.#prove(blob, blob.provedByReading())
   }
 
   /** What no reader will have hashed soon is read once more, in the background. */
   #proveUnseen(atOnce = false): void {
     if (!atOnce && [...this.#readers].some((reader) => reader.hashing)) return
-    for (const resource of this.#unproved.splice(0)) if (!resource.proved) void this.#prove(resource, () => resource.prove({ raw: false }))
+    for (const resource of this.#unproved.splice(0)) if (!resource.proved) void this.#prove(resource, resource.prove({ raw: false }))
   }
 
   /** A blob that is not what it is called is quarantined here, and others should know. */
-  async #prove(resource: Resource, prove: () => Promise<void>): Promise<void> {
+  async #prove(resource: Resource, proof: Promise<void>): Promise<void> {
     try {
-      await prove()
+      await proof
     } catch (error) {
       this.#logger.warn({ resource: resource.id, error: (error as Error).message }, 'a download could not be proved')
       if (hasCode(error, 'DIGEST_MISMATCH')) void this.#peer.supernodes.tell('quarantine', { resource: resource.id, reason: error.message.slice(0, 4096) })

@@ -2,8 +2,9 @@
 
 const MIB = 1024 * 1024
 const GIB = 1024 * MIB
-const SMALLEST = 64 * 1024
-const LARGEST = 4 * MIB
+/** Bounds of what may be wished for, bytes. */
+export const SMALLEST_BLOCK = 64 * 1024
+export const LARGEST_BLOCK = 4 * MIB
 /** Tables lie in memory whole: small blocks of a long stream must not make a large one. */
 const MOST_BLOCKS = 262_144
 
@@ -15,12 +16,12 @@ const MOST_BLOCKS = 262_144
  */
 export function blockBytesFor(length: number | undefined, wanted?: number): number {
   if (wanted !== undefined) {
-    let bytes = SMALLEST
-    while ((bytes < wanted || (length ?? 0) / bytes > MOST_BLOCKS) && bytes < LARGEST) bytes *= 2
+    let bytes = SMALLEST_BLOCK
+    while ((bytes < wanted || (length ?? 0) / bytes > MOST_BLOCKS) && bytes < LARGEST_BLOCK) bytes *= 2
     return bytes
   }
   if (length === undefined || length <= GIB) return MIB / 2
-  return length <= 4 * GIB ? 2 * MIB : LARGEST
+  return length <= 4 * GIB ? 2 * MIB : LARGEST_BLOCK
 }
 
 /**

@@ -80,6 +80,13 @@ export class PackFile {
     })
   }
 
+  /** Resolves when all that was written is on the disk. */
+  sync(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      fs.fsync(this.fd, (error) => (error === null ? resolve() : reject(writeError(error, this.path))))
+    })
+  }
+
   /** Reads exactly `length` bytes, or answers undefined when the file ends before or the disk fails. */
   read(position: number, length: number): Promise<Buffer | undefined> {
     return readExactly(this.fd, position, length)

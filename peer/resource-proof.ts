@@ -1,19 +1,16 @@
 // The proof of one resource: its whole stream must hash to its diffID; what comes of that for its blocks, its record and its raw file.
-import { fsync } from 'node:fs'
-import { promisify } from 'node:util'
 import { SkimmerError } from '../oci/errors.ts'
 import { rawLength } from '../image/block-table.ts'
 import { isPlain } from './block-codec.ts'
-import { writeError } from './pack-file.ts'
 import type { PackFile } from './pack-file.ts'
-import type { ProofAnswer } from './proof.ts'
 import type { RawFile } from './raw-file.ts'
 import type { Resource } from './resource.ts'
 import type { ResourceKeeper } from './resource-keeper.ts'
 import type { ResourceRecord } from './store-records.ts'
 import type { StoredBlocks } from './stored-blocks.ts'
 
-const sync = promisify(fsync)
+/** What the prover answers when the stream is right; for who has seen that already. */
+const SEEN = { result: 'proved', raw: false } as const
 
 export class ResourceProof {
   readonly #resource: Resource
@@ -53,7 +50,7 @@ export class ResourceProof {
     let taken = 0
     try {
       if (wantRaw && !plain && await this.#keeper.takeRaw(this.#resource, rawLength(table))) taken = rawLength(table)
-      const answer = seen ? await this.#synced() : await this.#keeper.prover.prove({ id, table, packFd: this.#pack.fd, digest, rawPath: taken > 0 ? this.#raw.path : undefined })
+      const answer = seen ? await this.#pack.sync().then(() => SEEN) : await this.#keeper.prover.prove({ id, table, packFd: this.#pack.fd, digest, rawPath: taken > 0 ? this.#raw.path : undefined })
       if (this.#blocks.removed) throw this.#blocks.gone()
       if (answer.result !== 'proved') {
         this.#keeper.metrics.proof(answer.result === 'false' ? 'quarantined' : 'failed')
@@ -76,16 +73,6 @@ export class ResourceProof {
       leave()
     }
     this.#resource.emit('proved')
-  }
-
-  /** What the prover answers when it has seen all of the stream; what others saw of it still has to be on disk. */
-  async #synced(): Promise<Pick<Extract<ProofAnswer, { result: 'proved' }>, 'result' | 'raw'>> {
-    try {
-      await sync(this.#pack.fd)
-    } catch (error) {
-      throw writeError(error, this.#pack.path)
-    }
-    return { result: 'proved', raw: false }
   }
 
   /** Only what is recorded for good counts: otherwise the raw file would be in the way of the next attempt. */
