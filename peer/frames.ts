@@ -2,9 +2,13 @@
 import type { Stream } from '@libp2p/interface'
 import { SkimmerError } from '../oci/errors.ts'
 import { borrowBuffer } from './lent-buffers.ts'
+import { spendBytes } from './spent-buffers.ts'
 
 /** Anything that yields its bytes as chunks: a Uint8Array or a Uint8ArrayList. */
 type Chunks = Uint8Array | Iterable<Uint8Array>
+
+/** A body up to this length is copied: what it came with, a thousand times larger, is not needed for its sake. */
+const SMALL_BYTES = 64
 
 /**
  * Cuts `u32 length, body` frames. A body that lies whole in one chunk is passed on as a view; one that spans chunks is
@@ -35,15 +39,18 @@ export class FrameCutter {
 
   #cut(chunk: Uint8Array): void {
     let at = 0
+    /** Bytes of the chunk that somebody still looks at. */
+    let lent = 0
     while (at < chunk.length) {
       if (this.#body === undefined) {
         while (this.#headerBytes < 4 && at < chunk.length) this.#header[this.#headerBytes++] = chunk[at++]
-        if (this.#headerBytes < 4) return
+        if (this.#headerBytes < 4) break
         const length = this.#header.readUInt32BE(0)
         if (length > this.#maxLength) throw new SkimmerError('LIMIT_EXCEEDED', `a frame of ${length} bytes arrived; at most ${this.#maxLength} are allowed`)
         if (chunk.length - at >= length) {
           this.#headerBytes = 0
-          const body = Buffer.from(chunk.buffer, chunk.byteOffset + at, length)
+          const body = length > SMALL_BYTES ? Buffer.from(chunk.buffer, chunk.byteOffset + at, length) : Buffer.from(chunk.subarray(at, at + length))
+          if (length > SMALL_BYTES) lent += length
           at += length
           this.#onFrame(body)
           continue
@@ -65,6 +72,7 @@ export class FrameCutter {
         this.#onFrame(body)
       }
     }
+    spendBytes(chunk, at - lent)
   }
 }
 

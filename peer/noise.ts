@@ -5,6 +5,8 @@ import { type ICryptoInterface, noise } from '@chainsafe/libp2p-noise'
 import { defaultCrypto } from '@chainsafe/libp2p-noise/crypto'
 import type { ConnectionEncrypter } from '@libp2p/interface'
 import { Uint8ArrayList } from 'uint8arraylist'
+import { MessageCutter } from './noise-messages.ts'
+import { type Bytes, type Layer, handOn, sendOn } from './short-cuts.ts'
 import { release, spend, whenSpent } from './spent-buffers.ts'
 
 const ALGORITHM = 'chacha20-poly1305'
@@ -52,9 +54,10 @@ const crypto: ICryptoInterface = {
     const decipher = createDecipheriv(ALGORITHM, prepare(key), nonce, TAG)
     decipher.setAAD(ad, { plaintextLength: length })
     decipher.setAuthTag(ciphertext.subarray(length))
-    // `whole` is the ciphertext in one piece: the library has made it, to write the plaintext over it. One piece in is one piece out.
+    // `whole` is the ciphertext in one piece, where the library made it, to write the plaintext over it. One piece in is one piece out.
     const text = decipher.update(whole?.length === length ? whole : ciphertext.subarray(0, length))
     decipher.final()
+    if (text.byteLength === text.buffer.byteLength) whenSpent(text, release)
     return text
   },
 }
@@ -69,9 +72,9 @@ export function lightNoise(): (components: Parameters<ReturnType<typeof noise>>[
     for (const name of ['secureInbound', 'secureOutbound'] as const) {
       const secure = encrypter[name].bind(encrypter) as Secure
       encrypter[name] = ((connection, options) => {
-        writeAtOnce(connection)
+        writeAtOnce(connection as unknown as OverSocket)
         return secure(connection, options).then((secured) => {
-          readLightly(secured.connection)
+          shorten(secured.connection as unknown as Encrypted)
           return secured
         })
       }) as Secure
@@ -80,7 +83,16 @@ export function lightNoise(): (components: Parameters<ReturnType<typeof noise>>[
   }
 }
 
-interface OverSocket { socket?: Socket; sendData?: (data: Uint8ArrayList) => { sentBytes: number; canSendMore: boolean } }
+/** The connection over TCP, of @libp2p/tcp. */
+interface OverSocket extends Layer { readonly socket: Socket; sendData(data: Bytes): { sentBytes: number; canSendMore: boolean } }
+
+/** The encrypted connection after the handshake, of the Noise library. */
+interface Encrypted extends Layer {
+  readonly stream: OverSocket
+  readonly handshake: { encrypt(plaintext: Bytes): Bytes; decrypt(ciphertext: Uint8Array): Bytes }
+  readonly decoder: { readonly buffer: Bytes; decode(data: Bytes): Iterable<Bytes> }
+  encrypt(data: Bytes): Bytes
+}
 
 /** So much may wait in a socket, bytes. What is more waits as it is: nothing is encrypted before its turn. */
 const WRITE_AHEAD = 128 * 1024
@@ -89,12 +101,10 @@ const WRITE_AHEAD = 128 * 1024
  * @libp2p/tcp writes each part of a message for itself: for every 64 KiB a packet with the two bytes of the length and one with the sixteen of the tag.
  * Here all that is to be sent goes with one writev.
  */
-function writeAtOnce(connection: object): void {
-  const over = connection as OverSocket
-  const { socket } = over
-  if (typeof socket?.cork !== 'function' || typeof over.sendData !== 'function') return
-  over.sendData = (data) => {
-    const parts = [...data]
+function writeAtOnce(connection: OverSocket): void {
+  const { socket } = connection
+  connection.sendData = (data) => {
+    const parts = data instanceof Uint8Array ? [data] : [...data]
     const last = parts.length - 1
     socket.cork()
     try {
@@ -109,17 +119,30 @@ function writeAtOnce(connection: object): void {
   }
 }
 
-interface Decoding { decoder?: { lengthDecoder?: (data: Uint8ArrayList) => number } }
-
-/** Made once: an error that is made anew each time, as the library's, walks the stack. */
-const TOO_SHORT = new RangeError('the length of the next message is not here yet')
-
-/** A read seldom ends with a message, so the library asks for the length of one that has not begun, after each read, and is told so by an error. */
-function readLightly(connection: object): void {
-  const { decoder } = connection as Decoding
-  if (typeof decoder?.lengthDecoder !== 'function') return
-  decoder.lengthDecoder = (data) => {
-    if (data.byteLength < 2) throw TOO_SHORT
-    return data.get(0) * 256 + data.get(1)
+/** From the socket to the muxer and back in one call each. */
+function shorten(connection: Encrypted): void {
+  const { stream: socket, handshake, decoder } = connection
+  const cutter = new MessageCutter((ciphertext) => { connection.onData(handshake.decrypt(ciphertext)) })
+  const cut = (data: Bytes): void => {
+    if (data instanceof Uint8Array) cutter.push(data)
+    else for (const part of data) cutter.push(part)
   }
+  // What came right after the handshake.
+  cut(decoder.buffer)
+  // What had to wait comes by an event, whose listener gives it to the decoder.
+  decoder.decode = (data) => {
+    cut(data)
+    return []
+  }
+  handOn(socket, (data) => {
+    try {
+      cut(data)
+    } catch (error) {
+      connection.abort(error as Error)
+    }
+    // The read is all in messages that were decrypted, or copied: nobody has it.
+    if (data instanceof Uint8Array && data.byteLength >= SHORT && data.byteLength === data.buffer.byteLength) release(data.buffer as ArrayBuffer)
+  })
+  sendOn(socket, data => socket.sendData(data).canSendMore)
+  sendOn(connection, data => socket.send(connection.encrypt(data)))
 }

@@ -10,6 +10,7 @@ import {
 } from './exchange-wire.ts'
 import { FrameCutter } from './frames.ts'
 import { LinkSpeed } from './link-speed.ts'
+import { readAll } from './short-cuts.ts'
 
 const errorSchema = z.object({ code: z.enum(ERROR_CODES), message: z.string().max(65536), resource: z.string().max(300).optional() })
 
@@ -195,10 +196,10 @@ export class RemotePeer {
     const cutter = new FrameCutter(MAX_SERVED_FRAME, body => this.#onFrame(body))
     this.#stream = stream
     this.#stale = STALE_ALLOWANCE
-    stream.addEventListener('message', event => {
+    readAll(stream, data => {
       this.receivedAt = performance.now()
       try {
-        cutter.push(event.data)
+        cutter.push(data)
       } catch (error) {
         stream.abort(error as Error)
         this.#options.onViolation(this, error as Error)

@@ -13,6 +13,7 @@ import type { BlockRange } from './exchange-wire.ts'
 import { FrameCutter, drained } from './frames.ts'
 import { borrowBuffer, giveBack } from './lent-buffers.ts'
 import type { Resource } from './resource.ts'
+import { readAll } from './short-cuts.ts'
 import { whenSpent } from './spent-buffers.ts'
 
 /** Bytes read and sent in one piece: large enough for the system calls not to matter, small enough for a demand to get past. */
@@ -47,9 +48,9 @@ export class ServedStream {
     this.#remote = remote
     this.#pinName = `serving:${remote}:${stream.id}`
     const cutter = new FrameCutter(MAX_ASKED_FRAME, body => this.#onFrame(body))
-    stream.addEventListener('message', event => {
+    readAll(stream, data => {
       try {
-        cutter.push(event.data)
+        cutter.push(data)
       } catch (error) {
         server.onViolation?.(remote, error as Error)
         this.close(error as Error)

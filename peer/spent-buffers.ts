@@ -21,10 +21,15 @@ export function spend(parts: Uint8Array | Iterable<Uint8Array>): void {
   else for (const part of parts) spendPart(part)
 }
 
-function spendPart({ buffer, byteLength }: Uint8Array): void {
+function spendPart(part: Uint8Array): void {
+  spendBytes(part, part.byteLength)
+}
+
+/** So many bytes of the buffer that `part` is of are not needed any more. */
+export function spendBytes({ buffer }: Uint8Array, bytes: number): void {
   const found = waiting.get(buffer)
   if (found === undefined) return
-  found.left -= byteLength
+  found.left -= bytes
   if (found.left > 0) return
   waiting.delete(buffer)
   found.done(buffer as ArrayBuffer)
