@@ -7,7 +7,7 @@ import type { Resource } from './resource.ts'
 
 /** Milliseconds that news wait for company. */
 const BATCH_MS = 50
-/** A resource that grows is announced anew this often at most, milliseconds: connected peers hear of single blocks anyway. */
+/** Resources that grow are announced anew this often at most, all together, milliseconds: connected peers hear of single blocks anyway. */
 const PROGRESS_MS = 2_000
 /** A full announcement is sent in parts of so many resources. */
 const PART = 500
@@ -17,7 +17,8 @@ export class Announcer {
   readonly #supernodes: Supernodes
   readonly #changed = new Set<string>()
   readonly #gone = new Set<string>()
-  readonly #growing = new Map<string, NodeJS.Timeout>()
+  readonly #growing = new Set<string>()
+  #progress: NodeJS.Timeout | undefined
   readonly #watched = new WeakSet<Resource>()
   #timer: NodeJS.Timeout | undefined
   #stopped = false
@@ -46,7 +47,7 @@ export class Announcer {
   stop(): void {
     this.#stopped = true
     clearTimeout(this.#timer)
-    for (const timer of this.#growing.values()) clearTimeout(timer)
+    clearTimeout(this.#progress)
     this.#store.off('added', this.#onAdded)
     this.#store.off('removed', this.#onGone)
     this.#store.off('quarantined', this.#onGone)
@@ -68,13 +69,14 @@ export class Announcer {
     this.#watched.add(resource)
     resource.on('whole', () => this.wanted(resource))
     resource.on('block', () => {
-      if (this.#stopped || this.#growing.has(resource.id)) return
-      const timer = setTimeout(() => {
-        this.#growing.delete(resource.id)
-        this.wanted(resource)
-      }, PROGRESS_MS)
-      timer.unref()
-      this.#growing.set(resource.id, timer)
+      if (this.#stopped) return
+      this.#growing.add(resource.id)
+      this.#progress ??= setTimeout(() => {
+        this.#progress = undefined
+        for (const id of this.#growing) this.#changed.add(id)
+        this.#growing.clear()
+        this.#soon()
+      }, PROGRESS_MS).unref()
     })
   }
 

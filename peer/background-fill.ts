@@ -32,6 +32,8 @@ export class BackgroundFill {
   readonly #pieceBlocks: number
   /** Bytes that two blocks have, more or less: a peer that is asked for less idles between two blocks. */
   readonly #twoBlocks: number
+  /** Who had nothing of what is wanted, and what that was found from: it is not looked for again before that changed. */
+  readonly #vain = new WeakMap<object, number>()
   #idleSince: number | undefined
   #steal = 4
 
@@ -63,14 +65,15 @@ export class BackgroundFill {
     const start = Math.floor(Math.random() * peers.length)
     for (let index = 0; index < peers.length; index++) {
       const { peer, held } = peers[(start + index) % peers.length]
-      this.#keepBusy(peer, size, block => holds(held, block), holders)
+      if (held !== undefined) this.#keepBusy(peer, held, held.changes, size, block => holds(held, block), holders)
     }
     if (supernode === undefined || this.#queue.size === 0) return
     const supernodeRate = supernode.speed.rate
     const quick = peers.filter(({ peer }) => peer.speed.rate === undefined || supernodeRate === undefined || peer.speed.rate * SLOW >= supernodeRate)
     const wanting = quick.flatMap(({ peer, held }) => held?.whole === false ? [peerSeed(peer.id)] : [])
     const unheld = (block: number): boolean => !quick.some(({ held }) => holds(held, block))
-    this.#keepBusy(supernode, size, block => unheld(block) && (this.#queue.urgent(block) || ownsPiece(block, this.#pieceBlocks, this.#context.self, wanting)), () => 0)
+    const news = quick.reduce((sum, { peer, held }) => sum + peerSeed(peer.id) + (held?.changes ?? 0), 0)
+    this.#keepBusy(supernode, this, news, size, block => unheld(block) && (this.#queue.urgent(block) || ownsPiece(block, this.#pieceBlocks, this.#context.self, wanting)), () => 0)
     if (underWay() || this.#queue.size === 0) {
       this.#idleSince = undefined
       return
@@ -87,12 +90,15 @@ export class BackgroundFill {
     this.#ask(supernode, blocks)
   }
 
-  #keepBusy(peer: RemotePeer, size: (block: number) => number, may: (block: number) => boolean, holders: (block: number) => number): void {
+  /** `news` grows when `may` may come to allow more; `of` is what that is remembered by. */
+  #keepBusy(peer: RemotePeer, of: object, news: number, size: (block: number) => number, may: (block: number) => boolean, holders: (block: number) => number): void {
+    const stamp = news + this.#queue.additions
+    if (this.#vain.get(of) === stamp) return
     const pipeline = Math.max(pipelineBytes(peer), this.#twoBlocks)
     const part = Math.max(MIN_REQUEST, pipeline / PARTS)
     while (peer.outstandingBytes + part / 2 <= pipeline && this.#queue.size > 0 && this.#context.background.wait() === 0) {
       const blocks = this.#queue.choose(part, size, may, holders)
-      if (blocks.length === 0) return
+      if (blocks.length === 0) return void this.#vain.set(of, stamp)
       this.#context.background.take(blocks.reduce((sum, block) => sum + size(block), 0))
       this.#ask(peer, blocks)
     }

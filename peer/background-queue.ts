@@ -11,6 +11,7 @@ export class BackgroundQueue {
   readonly #pieceBlocks: number
   #order: number[] = []
   #size = 0
+  #additions = 0
   /** Blocks in an order that was given, a trace: before all others. */
   #first: number[] = []
   /** Of those, the ones that a start waits for: not worth a detour by stripes. */
@@ -24,6 +25,11 @@ export class BackgroundQueue {
 
   get size(): number {
     return this.#size
+  }
+
+  /** How often blocks were added or came back: what was not there for someone may be now. */
+  get additions(): number {
+    return this.#additions
   }
 
   has(block: number): boolean {
@@ -43,6 +49,7 @@ export class BackgroundQueue {
     this.#order = this.#order.filter(block => this.#wanted[block] === 1)
     for (const block of fresh) this.#wanted[block] = 1
     this.#size += fresh.length
+    this.#additions++
     if (ordered) {
       for (const block of blocks) {
         this.#first.push(block)
@@ -56,6 +63,7 @@ export class BackgroundQueue {
     if (this.#wanted[block] === 1) return
     this.#wanted[block] = 1
     this.#size++
+    this.#additions++
     this.#first.push(block)
   }
 

@@ -52,6 +52,7 @@ export class DownloadContent {
   readonly #peer: Peer
   readonly #options: ContentOptions
   #next: PromiseWithResolvers<void> | undefined
+  #waking = false
   #clock: NodeJS.Timeout | undefined
   readonly #heard = new WeakSet<AbortSignal>()
   readonly #onChange = (): void => this.changed()
@@ -215,10 +216,16 @@ export class DownloadContent {
     }
   }
 
-  /** Wakes all who wait. */
+  /** Wakes all who wait, once for all that changes in this turn of the event loop: with a block several things do. */
   changed(): void {
-    this.#next?.resolve()
-    this.#next = undefined
+    if (this.#next !== undefined && !this.#waking) {
+      this.#waking = true
+      setImmediate(() => {
+        this.#waking = false
+        this.#next?.resolve()
+        this.#next = undefined
+      })
+    }
     this.#options.onChange()
   }
 

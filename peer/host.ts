@@ -3,7 +3,6 @@ import { randomBytes } from 'node:crypto'
 import { mkdir, open, readFile, rename } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { generateKeyPair, privateKeyFromRaw } from '@libp2p/crypto/keys'
-import { identify } from '@libp2p/identify'
 import type { Libp2p, PrivateKey } from '@libp2p/interface'
 import { ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
@@ -13,6 +12,7 @@ import { createLibp2p } from 'libp2p'
 import { SkimmerError } from '../oci/errors.ts'
 import { lightYamux } from './muxer.ts'
 import { lightNoise } from './noise.ts'
+import { quietLog } from './quiet-log.ts'
 
 export interface HostOptions {
   /** Multiaddrs to listen on, for instance `/ip4/0.0.0.0/tcp/4001`. Empty: outgoing connections only. */
@@ -36,6 +36,7 @@ export async function createHost(options: HostOptions): Promise<Libp2p> {
   const privateKey = options.identityFile === undefined ? await generateKeyPair('Ed25519') : await loadIdentity(options.identityFile)
   return await createLibp2p({
     privateKey,
+    logger: quietLog(),
     addresses: { listen: options.listen, announce: options.announce ?? [] },
     transports: [tcp({ inboundSocketInactivityTimeout: 120_000, outboundSocketInactivityTimeout: 120_000, dialOpts: { noDelay: true }, listenOpts: { noDelay: true } as never })],
     connectionEncrypters: [lightNoise()],
@@ -51,7 +52,7 @@ export async function createHost(options: HostOptions): Promise<Libp2p> {
         inactivityTimeout: 2 ** 31 - 1,
       },
     })],
-    services: { identify: identify(), ping: ping() },
+    services: { ping: ping() },
     connectionManager: {
       maxConnections: options.maxConnections ?? 512,
       // A datacenter starts its nodes at once, perhaps behind one address.

@@ -37,7 +37,11 @@ interface Stream {
   recvWindow: number
   recvWindowCapacity: number
   readonly state: number
+  sendWindowCapacity: number
   sendWindowUpdate(): void
+  getSendFlags(): number
+  sendFrame(header: Header, data?: Bytes): boolean
+  sendData(data: Bytes): { sentBytes: number; canSendMore: boolean }
   handleData(frame: { header: Header; data: Bytes }): void
 }
 
@@ -84,6 +88,14 @@ function forBulk(stream: Stream): Stream {
       stream.recvWindow = Math.max(stream.recvWindow, LEAST_WINDOW)
     }
     update()
+  }
+  const inParts = stream.sendData.bind(stream)
+  stream.sendData = (data) => {
+    const length = data.byteLength
+    if (length > stream.sendWindowCapacity) return inParts(data)
+    const canSendMore = stream.sendFrame({ type: TYPE_DATA, flag: stream.getSendFlags(), streamID: stream.streamId, length }, data)
+    stream.sendWindowCapacity -= length
+    return { sentBytes: length, canSendMore }
   }
   return stream
 }

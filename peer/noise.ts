@@ -1,12 +1,12 @@
 // Noise as libp2p has it, with less work for each message: keys are prepared once, and what belongs together is written at once.
-import { createCipheriv, createDecipheriv, createSecretKey, type KeyObject } from 'node:crypto'
+import { createCipheriv, createDecipheriv, createSecretKey, hkdfSync, type KeyObject } from 'node:crypto'
 import type { Socket } from 'node:net'
 import { type ICryptoInterface, noise } from '@chainsafe/libp2p-noise'
 import { defaultCrypto } from '@chainsafe/libp2p-noise/crypto'
 import type { ConnectionEncrypter } from '@libp2p/interface'
 import { Uint8ArrayList } from 'uint8arraylist'
 import { MessageCutter } from './noise-messages.ts'
-import { type Bytes, type Layer, handOn, sendOn } from './short-cuts.ts'
+import { type Bytes, type Layer, handOn, sendOn, sendsNow } from './short-cuts.ts'
 import { release, spend, whenSpent } from './spent-buffers.ts'
 
 const ALGORITHM = 'chacha20-poly1305'
@@ -26,6 +26,12 @@ function prepare(key: Uint8Array): KeyObject {
 /** The functions of the Noise library's own default, except for long messages. */
 const crypto: ICryptoInterface = {
   ...defaultCrypto,
+
+  /** The same in OpenSSL: the library's own, in JavaScript, is a hundred thousand calls for a handful of connections. */
+  getHKDF(ck, ikm) {
+    const bytes = hkdfSync('sha256', ikm, ck, '', 96)
+    return [new Uint8Array(bytes, 0, 32), new Uint8Array(bytes, 32, 32), new Uint8Array(bytes, 64, 32)]
+  },
 
   chaCha20Poly1305Encrypt(plaintext, nonce, ad, key) {
     if (plaintext.byteLength < SHORT) {
@@ -94,6 +100,8 @@ interface Encrypted extends Layer {
   encrypt(data: Bytes): Bytes
 }
 
+/** The longest text of one message: 65535 bytes with its tag. */
+const MOST_PLAIN = 65_535 - TAG.authTagLength
 /** So much may wait in a socket, bytes. What is more waits as it is: nothing is encrypted before its turn. */
 const WRITE_AHEAD = 128 * 1024
 
@@ -102,26 +110,26 @@ const WRITE_AHEAD = 128 * 1024
  * Here all that is to be sent goes with one writev.
  */
 function writeAtOnce(connection: OverSocket): void {
-  const { socket } = connection
-  connection.sendData = (data) => {
-    const parts = data instanceof Uint8Array ? [data] : [...data]
-    const last = parts.length - 1
-    socket.cork()
-    try {
-      for (let index = 0; index <= last; index++) {
-        // With an error the socket may still be using them.
-        socket.write(parts[index], index < last ? undefined : (error) => { if (!error) spend(parts) })
-      }
-    } finally {
-      socket.uncork()
+  connection.sendData = data => ({ sentBytes: data.byteLength, canSendMore: write(connection.socket, data instanceof Uint8Array ? [data] : [...data]) })
+}
+
+function write(socket: Socket, parts: readonly Uint8Array[]): boolean {
+  const last = parts.length - 1
+  socket.cork()
+  try {
+    for (let index = 0; index <= last; index++) {
+      // With an error the socket may still be using them.
+      socket.write(parts[index], index < last ? undefined : (error) => { if (!error) spend(parts) })
     }
-    return { sentBytes: data.byteLength, canSendMore: !socket.writableNeedDrain || socket.writableLength < WRITE_AHEAD }
+  } finally {
+    socket.uncork()
   }
+  return !socket.writableNeedDrain || socket.writableLength < WRITE_AHEAD
 }
 
 /** From the socket to the muxer and back in one call each. */
 function shorten(connection: Encrypted): void {
-  const { stream: socket, handshake, decoder } = connection
+  const { stream: below, handshake, decoder } = connection
   const cutter = new MessageCutter((ciphertext) => { connection.onData(handshake.decrypt(ciphertext)) })
   const cut = (data: Bytes): void => {
     if (data instanceof Uint8Array) cutter.push(data)
@@ -134,7 +142,7 @@ function shorten(connection: Encrypted): void {
     cut(data)
     return []
   }
-  handOn(socket, (data) => {
+  handOn(below, (data) => {
     try {
       cut(data)
     } catch (error) {
@@ -143,6 +151,21 @@ function shorten(connection: Encrypted): void {
     // The read is all in messages that were decrypted, or copied: nobody has it.
     if (data instanceof Uint8Array && data.byteLength >= SHORT && data.byteLength === data.buffer.byteLength) release(data.buffer as ArrayBuffer)
   })
-  sendOn(socket, data => socket.sendData(data).canSendMore)
-  sendOn(connection, data => socket.send(connection.encrypt(data)))
+  sendOn(below, data => below.sendData(data).canSendMore)
+  sendOn(connection, (data) => {
+    if (data.byteLength > MOST_PLAIN || !sendsNow(below)) return below.send(connection.encrypt(data))
+    if (write(below.socket, message(handshake.encrypt(data)))) return true
+    below.writableNeedsDrain = true
+    return false
+  })
+}
+
+/** With its length before it; and what is short with that, since each part costs as much as the others. */
+function message(ciphertext: Bytes): Uint8Array[] {
+  const [first, ...rest] = ciphertext instanceof Uint8Array ? [ciphertext] : ciphertext
+  const head = Buffer.allocUnsafe(first.length < SHORT ? 2 + first.length : 2)
+  head.writeUInt16BE(ciphertext.byteLength)
+  if (first.length >= SHORT) return [head, first, ...rest]
+  head.set(first, 2)
+  return [head, ...rest]
 }

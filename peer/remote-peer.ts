@@ -34,7 +34,12 @@ interface OpenRequest {
 
 interface OpenObject { readonly parts: Buffer[]; bytes: number; resolve(bytes: Buffer): void; reject(error: Error): void }
 
-export interface Holdings { whole: boolean; readonly bitmap: Uint8Array }
+export interface Holdings {
+  whole: boolean
+  readonly bitmap: Uint8Array
+  /** How often it has said something new. */
+  changes: number
+}
 
 export const holds = (holdings: Holdings | undefined, block: number): boolean => holdings !== undefined && (holdings.whole || (holdings.bitmap[block >>> 3] & (1 << (block & 7))) !== 0)
 
@@ -314,9 +319,10 @@ export class RemotePeer {
     if (table === undefined) return // interest was just lost
     let holdings = this.#holdings.get(resource)
     if (holdings === undefined) {
-      holdings = { whole: false, bitmap: new Uint8Array(Math.ceil(table.count / 8)) }
+      holdings = { whole: false, bitmap: new Uint8Array(Math.ceil(table.count / 8)), changes: 0 }
       this.#holdings.set(resource, holdings)
     }
+    holdings.changes++
     if (kind === HAVE_WHOLE) holdings.whole = true
     else if (kind === HAVE_BITMAP) {
       if (payload.length !== holdings.bitmap.length) throw new SkimmerError('INVALID_DATA', `have: a bitmap of ${payload.length} bytes for ${table.count} blocks`)

@@ -33,11 +33,14 @@ export function handOn(layer: Layer, take: (data: Bytes) => void): void {
   }
 }
 
+/** Nothing that was sent before waits, and there is room. */
+export const sendsNow = (layer: Layer): boolean => layer.writeStatus === 'writable' && !layer.writableNeedsDrain && !layer.sendingData && layer.writeBuffer.byteLength === 0
+
 /** What is sent is given to `give` at once, which answers whether there is room for more. What comes when there is none waits as in the library. */
 export function sendOn(layer: Layer, give: (data: Bytes) => boolean): void {
   const later = layer.send.bind(layer)
   layer.send = (data) => {
-    if (layer.writeStatus !== 'writable' || layer.writableNeedsDrain || layer.sendingData || layer.writeBuffer.byteLength > 0 || data.byteLength === 0) return later(data)
+    if (!sendsNow(layer) || data.byteLength === 0) return later(data)
     if (give(data)) return true
     layer.writableNeedsDrain = true
     return false
