@@ -1,6 +1,7 @@
 // Yamux as libp2p has it, cut for bulk: frames of one encrypted message each, and a word about a window only when half of it is used.
 import { type YamuxMuxerInit, yamux } from '@chainsafe/libp2p-yamux'
 import { Uint8ArrayList } from 'uint8arraylist'
+import { SkimmerError } from '../oci/errors.ts'
 import { type Bytes, type Layer, handOn } from './short-cuts.ts'
 import { spendBytes } from './spent-buffers.ts'
 
@@ -12,6 +13,8 @@ const TYPE_DATA = 0
 const FRAME_BYTES = 65_535 - 16 - HEADER_BYTES
 /** A reader that keeps up gets this window at once, bytes: while it is busy with something else for some milliseconds, the connection does not idle. */
 const LEAST_WINDOW = 1024 * 1024
+/** The library's own largest window, bytes. */
+const MOST_WINDOW = 16 * 1024 * 1024
 /** The library's StreamState.Established: both sides know of the stream, and nothing else must go with a window update. */
 const ESTABLISHED = 3
 
@@ -57,7 +60,7 @@ export function lightYamux(init: YamuxMuxerInit): ReturnType<typeof yamux> {
       const open = inner._newStream.bind(inner)
       inner._newStream = (...init) => forBulk(open(...init))
       sendLightly(inner)
-      readLightly(inner)
+      readLightly(inner, HEADER_BYTES + (init.streamOptions?.maxStreamWindowSize ?? MOST_WINDOW))
       const layer = connection as unknown as Layer
       handOn(layer, (data) => {
         try {
@@ -100,11 +103,14 @@ function forBulk(stream: Stream): Stream {
   return stream
 }
 
-/** Data frames that lie whole in what comes, without flags, go to their streams as they are; all else, and a frame in two parts, goes the library's way. */
-function readLightly(muxer: Muxer): void {
+/**
+ * Data frames that lie whole in what comes, without flags, go to their streams as they are; all else, and a frame in two parts, goes the library's way. There
+ * parts wait for the rest of what the header promises, up to 4 GiB, and only then the window is looked at: `mostWaiting`, bytes, is the end of that.
+ */
+function readLightly(muxer: Muxer, mostWaiting: number): void {
   const later = muxer.onData.bind(muxer)
   muxer.onData = (data) => {
-    if (!(data instanceof Uint8Array) || muxer.decoder.buffer.byteLength > 0) return later(data)
+    if (!(data instanceof Uint8Array) || muxer.decoder.buffer.byteLength > 0) return whole(data)
     let at = 0
     while (data.length - at > HEADER_BYTES) {
       // Version 0, data, no flags: zeros.
@@ -118,7 +124,11 @@ function readLightly(muxer: Muxer): void {
       stream.handleData({ header, data: data.subarray(from, to) })
       at = to
     }
-    if (at < data.length) later(at === 0 ? data : data.subarray(at))
+    if (at < data.length) whole(at === 0 ? data : data.subarray(at))
+  }
+  function whole(data: Bytes): void {
+    later(data)
+    if (muxer.decoder.buffer.byteLength > mostWaiting) throw new SkimmerError('LIMIT_EXCEEDED', `a frame of more than ${mostWaiting} bytes: no window is as large`)
   }
 }
 

@@ -17,7 +17,7 @@ import { until } from './lab.ts'
 const PROTOCOL = '/test/bulk/1'
 const MESSAGE = 65_535
 
-interface Inside { recvWindow: number; sendFrame: (header: { type: number }, data?: unknown) => boolean }
+interface Inside { streamId: number; recvWindow: number; sendFrame: (header: { type: number; flag?: number; streamID?: number; length?: number }, data?: unknown) => boolean }
 
 describe('a connection', () => {
   let hosts: Libp2p[]
@@ -190,6 +190,24 @@ describe('a connection', () => {
     await until('all is there', () => bytes === total)
     // A message that spans two of the muxer's frames may go the library's way.
     expect(spent.filter(chunk => chunk.length === 0).length).toBeGreaterThan(40)
+  })
+
+  test('a frame larger than any window ends the connection before it fills the memory', async () => {
+    const { from, to } = await pair()
+    const inside = from as unknown as Inside
+    let sent = 0
+    for (; to.status === 'open' && sent < 64; sent++) {
+      if (from.status !== 'open') break
+      try {
+        inside.sendFrame({ type: 0, flag: 0, streamID: inside.streamId, length: 4_000_000_000 }, randomBytes(1024 * 1024))
+      } catch {
+        break // it is over
+      }
+      await new Promise(resolve => { setTimeout(resolve, 5) })
+    }
+    expect(sent).toBeGreaterThanOrEqual(8)
+    expect(sent).toBeLessThan(40)
+    await until('it is over', () => to.status !== 'open' && hosts[1].getConnections().length === 0)
   })
 
   test('a connection that ends while much waits to be sent takes nothing along', async () => {
