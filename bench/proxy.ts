@@ -1,5 +1,6 @@
 // Bench "proxy": an ordinary pull by containerd on six nodes at once over 200 Mbit/s links, through the registry proxy against straight.
 import { mkdirSync, writeFileSync } from 'node:fs'
+import { cpus } from 'node:os'
 import { join } from 'node:path'
 import { formatDuration } from '../command-line/units.ts'
 import { makeBulkImage } from './lab/bulk-image.ts'
@@ -41,6 +42,7 @@ export async function benchProxy(context: BenchContext): Promise<BenchResult> {
       json: { proxy },
       lines: [
         `proxy: six nodes pull a 200 MB image: ${formatDuration(through)} by proxy, ${formatDuration(straight)} straight: ratio ${proxy.timeRatio.toFixed(3)} (goal 0.3 at most)`,
+        `proxy: meanwhile this machine's processors, which stand in for those of eight machines, were idle for ${(lab.idleThrough * 100).toFixed(0)} % of the time`,
         `proxy: ${proxy.registryCopies.toFixed(3)} copies left the registry (goal 1.0)`,
         `proxy: one node, empty swarm: ${formatDuration(median(throughMs))} by proxy, ${formatDuration(median(straightMs))} straight: ratio ${proxy.singleNodeRatio.toFixed(3)} (goal 1.05 at most; median of ${ROUNDS})`,
       ],
@@ -52,12 +54,24 @@ export async function benchProxy(context: BenchContext): Promise<BenchResult> {
 
 const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]
 
+/** Milliseconds since the machine started, over all processors. */
+function processorTimes(): { idle: number; all: number } {
+  const sum = { idle: 0, all: 0 }
+  for (const { times } of cpus()) {
+    sum.idle += times.idle
+    sum.all += times.user + times.nice + times.sys + times.idle + times.irq
+  }
+  return sum
+}
+
 class Lab {
   readonly #context: BenchContext
   readonly #datacenter: Datacenter
   readonly #containerds: LabContainerd[] = []
   /** Copies of the image that left the registry while it was pulled by proxy. */
   copiesThrough = 0
+  /** The part of the processors' time meanwhile in which they had nothing to do. */
+  idleThrough = 0
 
   private constructor(context: BenchContext, datacenter: Datacenter) {
     this.#context = context
@@ -83,9 +97,11 @@ class Lab {
     const hosts = join(directory, 'certs.d')
     mkdirSync(join(hosts, registry.address), { recursive: true })
     writeFileSync(join(hosts, registry.address, 'hosts.toml'), `server = "http://${registry.address}"\n\n[host."http://${PROXY}"]\n  capabilities = ["pull", "resolve"]\n`)
-    const before = copies()
+    const before = { copies: copies(), processors: processorTimes() }
     const times = await this.#pull(containerds, ['--hosts-dir', hosts])
-    this.copiesThrough = copies() - before
+    this.copiesThrough = copies() - before.copies
+    const after = processorTimes()
+    this.idleThrough = (after.idle - before.processors.idle) / (after.all - before.processors.all)
     return times
   }
 
